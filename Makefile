@@ -1,0 +1,39 @@
+# Two commands: `make repro` runs the pipeline, `make test` runs the tests; each sets up what it needs.
+PYTHON ?= python3.11
+FAISS ?= cpu
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: repro test check format ui clean
+
+repro: $(READY)
+	dvc repro
+
+test: $(READY)
+	python -m pytest
+
+check: $(READY)
+	ruff check .
+	ruff format --check .
+	mypy
+	python -m pytest -q tests/test_graph.py
+
+format: $(READY)
+	ruff check --fix .
+	ruff format .
+
+ui: $(READY)
+	mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+clean:
+	rm -rf $(VENV) .effir
+
+# FAISS=gpu installs faiss-gpu instead. constraints.txt pins what CI ran.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "effir needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[$(FAISS),dev]'
+	touch $(READY)

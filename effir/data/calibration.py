@@ -1,0 +1,53 @@
+"""The texts on which redundancy is measured."""
+
+import gzip
+import hashlib
+import heapq
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from effir.data.beir import Collection
+from effir.data.sources import fetch
+from effir.errors import EffirError
+from effir.files import write_jsonl
+
+MOST = 2048
+"""Texts kept; `analyze` takes the first `analyze.texts` of them."""
+
+
+def install_calibration(source: str, train: Collection, into: Path, cache: Path) -> None:
+    """Write ``into``, a JSON-lines file of ``{"text"}``: from the training corpus (``train``) or any source.
+
+    Documents of the training corpus are taken in the order of the SHA-256 of their id: a sample that no sorting of the
+    corpus biases. Another source is a JSON-lines file, plain or gzip, whose lines hold ``text``; its first lines count.
+    """
+    texts = _sample(train) if source == "train" else _read(source, cache)
+    write_jsonl(into, ({"text": text} for text in texts))
+
+
+def load_calibration(path: Path, count: int) -> list[str]:
+    """The first ``count`` texts; EffirError where there are fewer."""
+    with path.open(encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line, _ in zip(lines, range(count), strict=False)]
+    if len(texts) < count:
+        raise EffirError(f"{path} holds {len(texts)} texts, analyze.texts asks for {count}: lower it or give more")
+    return texts
+
+
+def _sample(train: Collection) -> list[str]:
+    ranked = ((hashlib.sha256(d.id.encode()).hexdigest(), d.content) for d in train.documents())
+    return [text for _, text in heapq.nsmallest(MOST, ranked)]
+
+
+def _read(source: str, cache: Path) -> Iterator[str]:
+    path = fetch(source, cache)
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for line, _ in zip(lines, range(MOST), strict=False):
+                yield json.loads(line)["text"]
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, OSError, EOFError):
+        raise EffirError(
+            f"data.calibration: {source} is not JSON lines with a `text` in each: mend or replace it"
+        ) from None

@@ -1,0 +1,44 @@
+"""Which name of ``data.train`` and ``data.eval`` means which collection, and which of its splits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from effir.data.apidocs import install_apidocs
+from effir.data.beir import Collection, install_collection
+from effir.data.examples import write_negatives
+from effir.errors import EffirError
+
+APIDOCS = {"apidocs": "test", "apidocs-dev": "dev"}
+
+
+def install_training(
+    name: str, into: Path, *, negatives: int, mirror: str, collections: Mapping[str, str], cache: Path
+) -> Collection:
+    """Bring the training collection and mine ``negatives`` hard negatives for each query of its train split."""
+    if name == "apidocs":
+        collection = install_apidocs("train", into, cache)
+    else:
+        collection = install_collection(name, into, mirror=mirror, collections=collections, cache=cache)
+    if "train" not in collection.splits:
+        raise EffirError(
+            f"data.train: {name} has no train split, only {', '.join(collection.splits)}: name another set"
+        )
+    write_negatives(collection, "train", negatives)
+    return collection
+
+
+def install_evaluation(
+    name: str, into: Path, *, mirror: str, collections: Mapping[str, str], cache: Path
+) -> Collection:
+    """Bring one set to evaluate on."""
+    if name in APIDOCS:
+        return install_apidocs(APIDOCS[name], into, cache)  # type: ignore[arg-type]
+    return install_collection(name, into, mirror=mirror, collections=collections, cache=cache)
+
+
+def evaluation_split(collection: Collection) -> str:
+    """``test`` where there is one, otherwise ``dev``; EffirError where there is neither."""
+    for split in ("test", "dev"):
+        if split in collection.splits:
+            return split
+    raise EffirError(f"{collection.folder}/qrels has neither test.tsv nor dev.tsv: add the judgements to evaluate on")

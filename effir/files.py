@@ -1,0 +1,99 @@
+"""Files that are whole or absent: atomic writes, checked reads, and where effir keeps its own state."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from effir.errors import EffirError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path`` for a file or folder; rename it onto ``path`` when the block ends well.
+
+    A block that raises leaves ``path`` as it was and nothing half-written beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.parent / f".{path.name}.{os.getpid()}.draft"
+    _remove(draft)
+    try:
+        yield draft
+        if draft.is_dir():
+            _remove(path)
+        draft.replace(path)
+    finally:
+        _remove(draft)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON; dataclass dictionaries, lists and numbers only."""
+    with writing(path) as draft:
+        draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, streaming."""
+    with writing(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as lines:
+        for row in rows:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """Read JSON that stage ``made_by`` writes; EffirError names the file and the command that makes it."""
+    return json.loads(require(path, made_by).read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Stream the objects of a JSON-lines file; EffirError names the line that is not one."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise EffirError(f"{path}, line {number}, is not JSON ({error.msg}): mend or remove it") from None
+                if not isinstance(row, dict):
+                    raise EffirError(f"{path}, line {number}, is not a JSON object: mend or remove it")
+                yield row
+
+
+def require(path: Path, made_by: str) -> Path:
+    """Return ``path`` where it exists; otherwise say which stage makes it."""
+    if not path.exists():
+        raise EffirError(f"{path} is missing: run `dvc repro {made_by}`")
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file, or of a folder's sorted relative names and contents."""
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for member in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{member.relative_to(path).as_posix()} {sha256_of(member)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def project_root() -> Path:
+    """The main checkout, also inside DVC's temporary experiment folders: DVC sets ``DVC_ROOT`` for a stage."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def state_dir(kind: str) -> Path:
+    """A folder for what outlives a stage but is no artifact: ``downloads``, ``checkpoints``."""
+    folder = project_root() / ".effir" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,187 @@
+"""What ``params.yaml`` may say: typed, checked, every error names the key and the remedy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from effir.errors import EffirError
+
+PARAMS = Path("params.yaml")
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Section(BaseModel):
+    """A section of ``params.yaml``: unknown keys are refused, values are coerced (``-S lr=1e-5`` arrives as text)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelParams(Section):
+    """The language model to compress."""
+
+    base: str = Field(description="a source: hub:<id>@<revision>, wheel:<package>==<version>/<path>, a URL or a path")
+
+
+class DataParams(Section):
+    """What to calibrate, train and evaluate on."""
+
+    train: Name = Field(description="apidocs, a BEIR set with a train split, or a name of data.collections")
+    negatives: Annotated[int, Field(ge=1, le=32)] = Field(description="hard negatives mined for each training query")
+    calibration: str = Field(description="train (the training corpus) or the source of a JSON-lines file with `text`")
+    eval: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(description="names of the sets to evaluate on")
+    collections: dict[Name, str] = Field(description="own collections: a name and the source of a folder or zip")
+    mirror: str = Field(description="the base address of the BEIR archives")
+
+
+class AnalyzeParams(Section):
+    """How the redundancy of sublayers is measured."""
+
+    texts: Count = Field(description="the number of calibration texts")
+    max_tokens: Count = Field(description="the length at which a calibration text is cut, in tokens")
+    batch_size: Count = Field(description="calibration texts in a forward pass")
+
+
+class PruneParams(Section):
+    """What is dropped, and how much of the rest is kept."""
+
+    sublayer: Literal["mlp", "attention", "block"] = Field(description="mlp, attention or block")
+    depth: Amount = Field(description="the number of sublayers to drop")
+    width: Share = Field(description="the share of the remaining MLP channels that is kept")
+    method: Literal["slimming", "taylor", "magnitude"] = Field(description="slimming, taylor or magnitude")
+    multiple_of: Count = Field(description="widths are rounded to a multiple of it, in channels")
+    steps: Count = Field(description="steps of gate training, or of gradients for taylor, or of batches for magnitude")
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="training examples in a step, two or more")
+    learning_rate: Positive = Field(description="the learning rate of the gates")
+    l0_weight: Annotated[float, Field(ge=0)] = Field(description="lambda, the weight of the gates' L0 norm in the loss")
+    sharpness: Positive = Field(description="beta, the sharpness of the sigmoid that relaxes the L0 norm")
+
+
+class RetrieverParams(Section):
+    """How a text becomes a vector."""
+
+    pooling: Literal["last", "mean"] = Field(description="last (the appended EOS) or mean")
+    query_prompt: str = Field(description="the text before each query")
+    document_prompt: str = Field(description="the text before each document")
+    max_tokens: Annotated[int, Field(ge=8)] = Field(description="the length at which a text is cut, in tokens")
+
+
+class FinetuneParams(Section):
+    """How the cut model is healed."""
+
+    steps: Amount = Field(description="optimiser steps; 0 leaves the model unhealed")
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="queries in a step, two or more: in-batch negatives")
+    negatives: Annotated[int, Field(ge=0, le=32)] = Field(description="hard negatives a query, at most data.negatives")
+    learning_rate: Positive = Field(description="the peak learning rate of the adapters")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(description="the share of steps in which the rate rises")
+    temperature: Positive = Field(description="the temperature of InfoNCE")
+    lora_rank: Count = Field(description="the rank of the adapters")
+    lora_alpha: Positive = Field(description="the scale of the adapters times their rank")
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="dropout before the adapters")
+    max_tokens: Annotated[int, Field(ge=8)] = Field(description="the length at which a training text is cut, in tokens")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto, float32 or bfloat16")
+    checkpoint_every: Count = Field(description="steps between two checkpoints")
+    seed: Amount = Field(description="a whole number")
+
+
+class IndexParams(Section):
+    """How documents are encoded and indexed."""
+
+    factory: str = Field(description="a FAISS index factory string such as Flat, HNSW32 or IVF256,PQ64")
+    batch_size: Count = Field(description="documents in a forward pass")
+    shard_size: Count = Field(description="documents in a shard of vectors, the unit of resuming")
+
+
+class EvaluateParams(Section):
+    """How search is judged."""
+
+    depth: Annotated[int, Field(ge=100)] = Field(description="results a query, 100 or more: recall@100 needs them")
+    bootstrap: Count = Field(description="resamplings for the bounds of nDCG@10")
+    seed: Amount = Field(description="a whole number")
+
+
+class CostParams(Section):
+    """How cost is measured."""
+
+    documents: Count = Field(description="documents that are timed")
+    queries: Count = Field(description="queries that are timed, one at a time")
+    batch_size: Count = Field(description="documents in a forward pass")
+    rounds: Count = Field(description="alternations between the base model and the retriever")
+
+
+class RegisterParams(Section):
+    """Where the result is kept."""
+
+    name: Name = Field(description="the registered model")
+    alias: Name = Field(description="the alias that the new version gets")
+
+
+class Params(Section):
+    """All of ``params.yaml``, one section a stage reads."""
+
+    model: ModelParams
+    data: DataParams
+    analyze: AnalyzeParams
+    prune: PruneParams
+    retriever: RetrieverParams
+    finetune: FinetuneParams
+    index: IndexParams
+    evaluate: EvaluateParams
+    cost: CostParams
+    register_: RegisterParams = Field(alias="register")
+
+    @property
+    def variant(self) -> str:
+        """A short name of what sets this pipeline apart: ``d10-w0.75-s0``."""
+        return f"d{self.prune.depth}-w{self.prune.width:.2f}-s{self.finetune.seed}"
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and check ``params.yaml``; EffirError names the first wrong key, its value and the remedy."""
+    if not path.exists():
+        raise EffirError(f"{path} is missing: run this in the project's root, or restore it by `git checkout {path}`")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise EffirError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return check_params(values)
+
+
+def check_params(values: Any) -> Params:
+    """Turn plain values into Params; contradictions between sections die here too."""
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        raise EffirError(_sentence(error)) from None
+    if params.finetune.negatives > params.data.negatives:
+        raise EffirError(
+            f"finetune.negatives must be at most data.negatives ({params.data.negatives}), "
+            f"got {params.finetune.negatives}: mine more or train with fewer"
+        )
+    return params
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = tuple(str(part) for part in first["loc"])
+    key = ".".join(where) or "params.yaml"
+    problem = first["msg"][0].lower() + first["msg"][1:]
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a key of params.yaml: remove it or mend its name"
+    if first["type"] == "missing":
+        return f"{key} is missing from params.yaml: {_meaning(where)}"
+    return f"{key}: {problem}, got {first['input']!r}; it is {_meaning(where)}"
+
+
+def _meaning(where: Sequence[str]) -> str:
+    section = next((f for n, f in Params.model_fields.items() if where and where[0] in (n, f.alias)), None)
+    fields = getattr(section.annotation, "model_fields", {}) if section else {}
+    field = fields.get(where[1]) if len(where) > 1 else None
+    return (field.description if field else None) or "a section of settings"

@@ -1,0 +1,104 @@
+"""A checkpoint as a sentence-transformers retriever: prompts, appended EOS, pooling, saving and loading."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase
+
+import effir  # noqa: F401  registers the cut architectures with transformers
+from effir.errors import EffirError
+from effir.files import require, writing
+
+POOLING = {"last": "lasttoken", "mean": "mean"}
+
+
+def build_retriever(
+    checkpoint: Path,
+    *,
+    pooling: Literal["last", "mean"],
+    query_prompt: str,
+    document_prompt: str,
+    max_tokens: int,
+) -> SentenceTransformer:
+    """Make a retriever of a Hugging Face checkpoint, base or cut: transformer, pooling, L2 norm (EffiR, sec. 3).
+
+    Texts are cut at ``max_tokens`` tokens, the appended EOS included. Vectors have the model's hidden size.
+    """
+    transformer = Transformer(
+        str(checkpoint),
+        model_kwargs={"dtype": "float32"},
+        config_kwargs={"use_cache": False},
+        max_seq_length=max_tokens,
+    )
+    append_eos(transformer.tokenizer)
+    transformer.model.config.use_cache = False
+    hidden = transformer.model.config.hidden_size
+    return SentenceTransformer(
+        modules=[transformer, Pooling(hidden, pooling_mode=POOLING[pooling]), Normalize()],
+        prompts={"query": query_prompt, "document": document_prompt},
+        similarity_fn_name="cosine",
+    )
+
+
+def append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the tokenizer itself end each text with EOS, so that every loader of the folder gets it right.
+
+    What the tokenizer puts before a text (a BOS) stays. EffirError where it has no EOS token.
+    """
+    if tokenizer.eos_token is None:
+        raise EffirError("the tokenizer has no EOS token, which EffiR pools: set `eos_token` in tokenizer_config.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a")["input_ids"]
+    before = tokenizer.convert_ids_to_tokens(framed[: _find(framed, bare)])
+    special = [*before, tokenizer.eos_token]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*before, "$A", tokenizer.eos_token],
+        pair=[*before, "$A", "$B", tokenizer.eos_token],
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys(special)],
+    )
+
+
+def save_retriever(model: SentenceTransformer, into: Path) -> None:
+    """Write a folder that ``SentenceTransformer(folder, trust_remote_code=True)`` opens where effir is not installed."""
+    with writing(into) as draft:
+        model.save_pretrained(str(draft), create_model_card=False)
+
+
+def open_retriever(folder: Path) -> SentenceTransformer:
+    """Open a saved retriever; EffirError where there is none."""
+    require(folder / "modules.json", made_by="finetune")
+    return SentenceTransformer(str(folder))
+
+
+def encode_documents(model: SentenceTransformer, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    """Documents to unit vectors, shape (texts, hidden), with the document prompt."""
+    return _encode(model, texts, "document", batch_size)
+
+
+def encode_queries(model: SentenceTransformer, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    """Queries to unit vectors, shape (texts, hidden), with the query prompt."""
+    return _encode(model, texts, "query", batch_size)
+
+
+def mean_tokens(model: SentenceTransformer, texts: Sequence[str]) -> int:
+    """The mean number of tokens that the retriever reads of each text, EOS included, cut at its maximum."""
+    lengths = [min(len(ids), model.max_seq_length) for ids in model.tokenizer(list(texts))["input_ids"]]
+    return round(sum(lengths) / len(lengths))
+
+
+def _encode(model: SentenceTransformer, texts: Sequence[str], prompt: str, batch_size: int) -> NDArray[np.float32]:
+    vectors = model.encode(list(texts), prompt_name=prompt, batch_size=batch_size, show_progress_bar=False)
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _find(framed: list[int], bare: list[int]) -> int:
+    return next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)

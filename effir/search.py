@@ -1,0 +1,288 @@
+"""The FAISS index of a corpus: built in resumable shards, saved with its document ids, opened and searched.
+
+The only module that imports faiss. Vectors are float32 and L2-normalised by the caller, so that the inner product is
+the cosine. Where faiss-gpu is installed and a GPU is there, training and searching use all GPUs; that path is small,
+and nobody has run it yet: the project's own machines have no GPU.
+"""
+
+import hashlib
+import json
+import mmap
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from effir.errors import EffirError
+from effir.files import read_json, require, write_json, write_jsonl, writing
+
+Vectors = NDArray[np.float32]
+Encoder = Callable[[list[str]], Vectors]
+Entry = tuple[str, str, str]
+
+TRAINING_BYTES = 2**30
+"""Most memory that the vectors to train an index on may take; faiss itself uses 256 a cluster."""
+_EXAMPLES = "use for example Flat, HNSW32 or IVF1024,Flat"
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What was built: rows, their dimension, bytes of the index folder, and the seconds that this run spent."""
+
+    documents: int
+    dimension: int
+    bytes: int
+    encoding_seconds: float
+    building_seconds: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One document found; ``score`` is the inner product with the query (for a quantised index, its estimate)."""
+
+    id: str
+    title: str
+    score: float
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One finished piece of the corpus in the work folder; ``sha256`` is of its ids, titles and contents."""
+
+    number: int
+    documents: int
+    dimension: int
+    sha256: str
+
+    def vectors(self, work: Path) -> Path:
+        return work / f"vectors-{self.number:05d}.npy"
+
+    def entries(self, work: Path) -> Path:
+        return work / f"documents-{self.number:05d}.jsonl"
+
+
+def build_index(
+    documents: Iterable[Entry], encode: Encoder, into: Path, *, factory: str, work: Path, shard_size: int = 4096
+) -> IndexReport:
+    """Encode ``(id, title, content)`` documents, index them as ``factory`` says, and write the folder ``into``.
+
+    ``encode`` gets the contents of one shard, at most ``shard_size``, and returns (texts, dimension) float32. Every
+    finished shard stays in ``work`` until the index is written: a killed build goes on after the last of them whose
+    documents are still the same. ``work`` belongs to one model (name it by the model's hash) and is removed at the end.
+    EffirError: unknown factory, too few vectors to train it, no documents, vectors that are not finite.
+    """
+    check_factory(factory)
+    started = time.perf_counter()
+    shards: list[_Shard] = []
+    for shard in _encoded(documents, encode, work, shard_size):
+        if not shards:
+            _new_index(shard.dimension, factory)  # what this dimension cannot hold is refused before hours of encoding
+        shards.append(shard)
+    if not shards:
+        raise EffirError("the corpus has no documents, so there is nothing to index: check its corpus.jsonl")
+    encoded = time.perf_counter()
+    index = _new_index(shards[0].dimension, factory)
+    _fill(index, factory, shards, work)
+    _save(index, factory, shards, work, into)
+    shutil.rmtree(work)
+    size = sum(member.stat().st_size for member in into.iterdir())
+    return IndexReport(index.ntotal, index.d, size, encoded - started, time.perf_counter() - encoded)
+
+
+def check_factory(factory: str) -> None:
+    """Refuse, before anything costs time, a string that faiss cannot read whatever the dimension."""
+    try:
+        faiss.index_factory(960, factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, MemoryError) as error:
+        if "could not parse" in str(error):
+            raise EffirError(f"index.factory is unknown to faiss: {factory!r}; {_EXAMPLES}") from None
+
+
+def _new_index(dimension: int, factory: str) -> Any:
+    refusal = f"index.factory {factory!r} cannot hold vectors of dimension {dimension} by inner product"
+    try:
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, MemoryError) as error:
+        raise EffirError(f"{refusal} ({_reason(error)}); {_EXAMPLES}") from None
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise EffirError(f"{refusal}; {_EXAMPLES}")
+    return index
+
+
+def _encoded(documents: Iterable[Entry], encode: Encoder, work: Path, shard_size: int) -> Iterator[_Shard]:
+    earlier = dict(enumerate(_finished(work)))
+    done: list[_Shard] = []
+    stream = iter(documents)
+    with tqdm(desc="encode", unit=" documents", disable=None) as progress:
+        while batch := list(islice(stream, shard_size)):
+            shard = earlier.get(len(done))
+            if shard is None or shard.sha256 != _digest(batch):
+                if earlier:
+                    earlier.clear()
+                    _write_manifest(work, done)  # disown what is about to be overwritten
+                shard = _encode_shard(len(done), batch, encode, work)
+                _write_manifest(work, [*done, shard])
+            done.append(shard)
+            if shard.dimension != done[0].dimension:
+                raise EffirError(f"{work} holds vectors of another model: delete it and run again")
+            progress.update(len(batch))
+            yield shard
+
+
+def _finished(work: Path) -> list[_Shard]:
+    """Return the shards that an earlier, killed build finished; their vectors were written before the manifest."""
+    manifest = work / "manifest.json"
+    return [_Shard(**row) for row in read_json(manifest, "index")] if manifest.exists() else []
+
+
+def _write_manifest(work: Path, shards: Sequence[_Shard]) -> None:
+    write_json(work / "manifest.json", [asdict(shard) for shard in shards])
+
+
+def _encode_shard(number: int, batch: Sequence[Entry], encode: Encoder, work: Path) -> _Shard:
+    vectors = np.ascontiguousarray(encode([content for _, _, content in batch]), dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(batch):
+        raise ValueError(f"encode gave an array of shape {vectors.shape} for {len(batch)} texts")
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        worst = batch[int(np.argmin(finite))][0]
+        raise EffirError(f"the vector of document {worst!r} is not finite: train with a lower finetune.learning_rate")
+    shard = _Shard(number, len(batch), vectors.shape[1], _digest(batch))
+    with writing(shard.vectors(work)) as draft, draft.open("wb") as stream:
+        np.save(stream, vectors, allow_pickle=False)
+    write_jsonl(shard.entries(work), ({"id": id_, "title": title} for id_, title, _ in batch))
+    return shard
+
+
+def _digest(batch: Sequence[Entry]) -> str:
+    digest = hashlib.sha256()
+    for entry in batch:
+        digest.update(json.dumps(entry).encode())
+    return digest.hexdigest()
+
+
+def _fill(index: Any, factory: str, shards: Sequence[_Shard], work: Path) -> None:
+    try:
+        if not index.is_trained:
+            _train(index, _sample(shards, work))
+        for shard in tqdm(shards, desc="index", unit=" shards", disable=None):
+            index.add(np.load(shard.vectors(work), allow_pickle=False))
+    except RuntimeError as error:
+        raise EffirError(f"index.factory {factory!r} cannot be built: {_reason(error)}") from None
+
+
+def _train(index: Any, vectors: Vectors) -> None:
+    """Train in place; on the GPUs only the clustering runs, so that the index itself never has to fit there."""
+    if _gpus() and (ivf := faiss.try_extract_index_ivf(index)) is not None:
+        assigner = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(ivf.d))  # faiss does not own it: keep it till trained
+        ivf.clustering_index = assigner
+    index.train(vectors)
+
+
+def _sample(shards: Sequence[_Shard], work: Path) -> Vectors:
+    """Stack evenly spaced shards, as many as ``TRAINING_BYTES`` holds and at least one, to (vectors, dimension)."""
+    heaviest = max(shard.documents for shard in shards) * shards[0].dimension * 4
+    count = min(len(shards), max(1, TRAINING_BYTES // heaviest))
+    chosen = [shards[i * len(shards) // count] for i in range(count)]
+    return np.concatenate([np.load(shard.vectors(work), mmap_mode="r", allow_pickle=False) for shard in chosen])
+
+
+def _save(index: Any, factory: str, shards: Sequence[_Shard], work: Path, into: Path) -> None:
+    with writing(into) as draft:
+        draft.mkdir()
+        faiss.write_index(index, str(draft / "index.faiss"))
+        with (draft / "documents.jsonl").open("wb") as whole:
+            for shard in shards:
+                with shard.entries(work).open("rb") as part:
+                    shutil.copyfileobj(part, whole)
+        manifest = {"factory": factory, "dimension": index.d, "count": index.ntotal, "metric": "inner_product"}
+        write_json(draft / "manifest.json", manifest)
+
+
+def _reason(error: BaseException) -> str:
+    """Boil a faiss error (file, line, assertion) down to its reason."""
+    few = re.search(r"training points \((\d+)\).*clusters \((\d+)\)", str(error))
+    if few:
+        return f"it needs at least {few[2]} vectors to train on, and got {few[1]}; use fewer clusters, or Flat"
+    return re.sub(r"^Error in .*? at \S+:\d+: (Error: )?", "", str(error)).strip()
+
+
+def _gpus() -> bool:
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
+class SearchIndex:
+    """An opened index; ids and titles stay on disk and are read for the hits alone."""
+
+    def __init__(self, folder: Path, index: Any) -> None:
+        self.folder = folder
+        self.count: int = index.ntotal
+        self.dimension: int = index.d
+        self._index = index
+        with (folder / "documents.jsonl").open("rb") as stream:
+            self._ends = np.cumsum(np.fromiter(map(len, stream), dtype=np.int64))
+            self._lines = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self.entries = len(self._ends)
+
+    def search(self, vectors: Vectors, k: int) -> list[list[Hit]]:
+        """Return each row's ``k`` nearest, best first, for (queries, dimension) float32; fewer where fewer are found.
+
+        Equal scores stand in the corpus's order. EffirError: another dimension than the index has, k below 1.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            raise EffirError(
+                f"{self.folder} holds vectors of dimension {self.dimension}, the queries have shape {vectors.shape}: "
+                "the model is another than the index's, run `dvc repro index`"
+            )
+        if k < 1:
+            raise EffirError(f"k must be at least 1, got {k}: it is the number of documents to find")
+        queries = np.ascontiguousarray(vectors, dtype=np.float32)
+        scores, rows = self._index.search(queries, min(k, self.count))
+        return [self._hits(*found) for found in zip(scores, rows, strict=True)]
+
+    def _hits(self, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[Hit]:
+        order = [i for i in np.lexsort((rows, -scores)) if rows[i] >= 0]  # faiss fills up with row -1
+        return [Hit(**self._entry(int(rows[i])), score=float(scores[i])) for i in order]
+
+    def _entry(self, row: int) -> dict[str, str]:
+        start = int(self._ends[row - 1]) if row else 0
+        entry: dict[str, str] = json.loads(self._lines[start : int(self._ends[row])])
+        return entry
+
+
+def open_index(folder: Path, settings: str = "") -> SearchIndex:
+    """Open what :func:`build_index` wrote, with faiss's search-time ``settings``, such as ``nprobe=16,ht=4``.
+
+    An IVF index visits one cell by default, which finds little: raise ``nprobe``. EffirError: a missing or damaged
+    index, naming the command that makes it; settings that this index does not have.
+    """
+    manifest = read_json(require(folder, "index") / "manifest.json", "index")
+    require(folder / "documents.jsonl", "index")
+    try:
+        index = faiss.read_index(str(require(folder / "index.faiss", "index")))
+        _set(index, settings)
+        opened = SearchIndex(folder, faiss.index_cpu_to_all_gpus(index) if _gpus() else index)
+    except (RuntimeError, ValueError):
+        raise EffirError(f"{folder} holds a damaged index: run `dvc repro index`") from None
+    if not manifest["count"] == opened.count == opened.entries or manifest["dimension"] != opened.dimension:
+        raise EffirError(f"{folder} does not hold what its manifest says: run `dvc repro index`")
+    return opened
+
+
+def _set(index: Any, settings: str) -> None:
+    space: Any = faiss.ParameterSpace()  # its stub knows one of the two overloads
+    try:
+        space.set_index_parameters(index, settings)
+    except RuntimeError as error:
+        raise EffirError(
+            f"search settings {settings!r} do not fit this index ({_reason(error)}): use for example nprobe=16"
+        ) from None

@@ -1,0 +1,121 @@
+"""MLflow, behind one door: only this package imports it, and late, because that costs a second."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from filelock import FileLock, Timeout
+
+from effir.errors import EffirError
+from effir.files import project_root, state_dir, writing
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+EXPERIMENT = "effir"
+LOCK_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open MLflow store: its address, an ``MlflowClient`` on it, and the id of effir's experiment there."""
+
+    uri: str
+    client: Any
+    experiment_id: str
+
+
+def tracking_uri() -> str:
+    """Return ``MLFLOW_TRACKING_URI``, else MLflow's own default, ``mlflow.db`` in the project root.
+
+    A relative sqlite path is one under the project root, so that DVC's temporary folders write the same store.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme, _, path = uri.partition(":///")
+    return _sqlite_uri(project_root() / unquote(path)) if scheme == "sqlite" else uri
+
+
+def open_store() -> Store:
+    """Open the store at ``tracking_uri()``, made where absent, safely from several processes at once.
+
+    Artifacts go to ``<project root>/mlruns/effir``, or where a tracking server keeps them. EffirError where the store
+    does not open.
+    """
+    return _open(tracking_uri(), project_root())
+
+
+@contextmanager
+def store_lock() -> Iterator[None]:
+    """Hold off every other effir process of this project: for what must be looked up and made in one go."""
+    path = state_dir("locks") / "mlflow.lock"
+    try:
+        with FileLock(path, timeout=LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise EffirError(
+            f"{path} is held by another process for {LOCK_SECONDS:.0f} s: end it, then try again"
+        ) from None
+
+
+@cache
+def _open(uri: str, root: Path) -> Store:
+    import sqlalchemy
+    from mlflow.exceptions import MlflowException
+
+    _quieten()
+    try:
+        with store_lock():
+            _prepare_sqlite(uri)
+            client = _client(uri)
+            return Store(uri, client, _experiment(client, None if uri.startswith("http") else root / "mlruns"))
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise EffirError(f"the MLflow store {uri} does not open ({reason}): mend MLFLOW_TRACKING_URI") from error
+
+
+def _experiment(client: Any, artifacts: Path | None) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        location = artifacts and (artifacts / EXPERIMENT).as_uri()
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    if found.lifecycle_stage != "active":
+        command = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        raise EffirError(f"the MLflow experiment {EXPERIMENT!r} is deleted: run `{command}`")
+    return str(found.experiment_id)
+
+
+def _prepare_sqlite(uri: str) -> None:
+    """Make a missing sqlite store whole or not at all, and fail at once on a file that MLflow would retry for minutes.
+
+    MLflow cannot mend a schema whose making was killed in the middle.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    path = Path(unquote(uri.removeprefix("sqlite:///")))
+    if not path.exists():
+        with writing(path) as draft:
+            _client(_sqlite_uri(draft)).get_experiment_by_name(EXPERIMENT)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA schema_version")
+
+
+def _sqlite_uri(path: Path) -> str:
+    return f"sqlite:///{quote(str(path))}"
+
+
+def _client(uri: str) -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _quieten() -> None:
+    import logging
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,112 @@
+"""Model versions and aliases in the MLflow registry."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from effir.files import require, sha256_of
+from effir.tracking import Store, open_store
+
+CONTENT = "effir.sha256"
+DATA = "retriever"
+SERVING = ("sentence-transformers", "transformers", "torch")
+
+
+def register_retriever(
+    folder: Path, *, name: str, pipeline_run_id: str, tags: Mapping[str, str], alias: str = "challenger"
+) -> int:
+    """Register the sentence-transformers folder as the next version of model ``name``, move ``alias`` to it, return it.
+
+    A run's folder of the same content is registered once; ``tags`` go on a new version only. The served model takes
+    texts and gives (texts, dimension) float32 vectors, as documents, or as queries with
+    ``params={"prompt_name": "query"}``. EffirError where the folder is missing.
+    """
+    require(folder / "modules.json", made_by="finetune")
+    store, content = open_store(), sha256_of(folder)
+    version = _registered(store, name, pipeline_run_id, content)
+    if version is None:
+        model_id = _upload(store, folder, pipeline_run_id, content)
+        version = _create_version(store, name, model_id, pipeline_run_id, {**tags, CONTENT: content})
+    store.client.set_registered_model_alias(name, alias, str(version))
+    return version
+
+
+def _registered(store: Store, name: str, run: str, content: str) -> int | None:
+    found = store.client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
+    return next((int(version.version) for version in found if version.tags.get(CONTENT) == content), None)
+
+
+def _create_version(store: Store, name: str, model_id: str, run: str, tags: Mapping[str, str]) -> int:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"models:/{model_id}"
+    return int(store.client.create_model_version(name, source, run, dict(tags), model_id=model_id).version)
+
+
+def _upload(store: Store, folder: Path, run: str, content: str) -> str:
+    """Put the folder into the store as a logged model of ``run``; what a killed process began is completed."""
+    condition = f"source_run_id = '{run}' and tags.`{CONTENT}` = '{content}'"
+    begun = store.client.search_logged_models([store.experiment_id], condition)
+    model = begun[0] if begun else _begin(store, run, content)
+    if model.status != "READY":
+        with tempfile.TemporaryDirectory() as draft:
+            package = Path(draft, "package")
+            _write_package(package, model, folder)
+            store.client.log_model_artifacts(model.model_id, str(package))
+        store.client.log_model_artifacts(model.model_id, str(folder), f"data/{DATA}")
+        store.client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
+
+
+def _begin(store: Store, run: str, content: str) -> Any:
+    from mlflow.entities import LoggedModelOutput
+
+    model = store.client.create_logged_model(store.experiment_id, DATA, run, {CONTENT: content})
+    store.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
+    return model
+
+
+def _write_package(package: Path, model: Any, folder: Path) -> None:
+    """Write all of an MLflow model but its weights, which travel once, from ``folder`` to the store.
+
+    MLflow's own sentence-transformers loader serves it: it trusts the code in the folder and passes params to
+    ``encode``, so neither effir nor a pickle is needed, and nothing is loaded here.
+    """
+    from mlflow import pyfunc
+    from mlflow.models import Model
+
+    empty = package.with_name(DATA)
+    empty.mkdir()
+    card = Model(artifact_path=model.artifact_location, run_id=model.source_run_id, model_id=model.model_id)
+    pyfunc.save_model(
+        package,
+        loader_module="mlflow.sentence_transformers",
+        data_path=str(empty),
+        mlflow_model=card,
+        signature=_signature(folder),
+        input_example=["Smooth a noisy signal."],
+        pip_requirements=[f"{package_name}=={installed(package_name).split('+')[0]}" for package_name in SERVING],
+    )
+    card.model_size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    card.save(str(package / "MLmodel"))
+
+
+def _signature(folder: Path) -> Any:
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    dimension = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string)]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, dimension))]),
+        params=ParamSchema([ParamSpec("prompt_name", DataType.string, default=None)]),
+    )

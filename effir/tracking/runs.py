@@ -1,0 +1,214 @@
+"""MLflow runs of a pipeline and its stages: one pipeline run an identity, stage runs nested in it."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from effir.files import project_root, read_json, write_json
+from effir.tracking import Store, open_store, store_lock
+
+Scalar = str | int | float | bool
+Item = TypeVar("Item")
+
+PARENT = "mlflow.parentRunId"
+STAGE = "effir.stage"
+PIPELINE = "effir.pipeline"
+MADE_BY = "effir.made_by"
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """The open MLflow run of one stage; what is logged shows at once."""
+
+    id: str
+    store: Store
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add a point to each metric, at training step ``step``; values that are not finite are left out."""
+        _log_metrics(self.store, self.id, metrics, step or 0)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log nested params flat: ``prune.width``."""
+        _log_params(self.store, self.id, params)
+
+    def log_artifact(self, path: Path) -> None:
+        """Keep a copy of a file or folder with the run."""
+        self.store.client.log_artifact(self.id, str(path))
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Nested params to one level; lists, nulls and empty sections as JSON.
+
+    >>> flatten({"prune": {"width": 0.7, "depth": 10}, "data": {"eval": ["apidocs"], "mirror": None}})
+    {'prune.width': 0.7, 'prune.depth': 10, 'data.eval': '["apidocs"]', 'data.mirror': 'null'}
+    """
+    flat: dict[str, Scalar] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            flat[key] = value if isinstance(value, Scalar) else json.dumps(value, ensure_ascii=False, default=str)
+    return flat
+
+
+def pipeline_identity(params: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that tell pipelines apart: the DVC experiment, the commit it started from, a hash of all params."""
+    canonical = json.dumps(params, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return {
+        "effir.experiment": os.environ.get("DVC_EXP_NAME") or "workspace",
+        "effir.baseline": os.environ.get("DVC_EXP_BASELINE_REV") or _git_head(),
+        "effir.params": hashlib.sha256(canonical.encode()).hexdigest(),
+    }
+
+
+def pipeline_run(params: Mapping[str, Any]) -> str:
+    """Id of the one pipeline run with this identity, made where there is none."""
+    store, identity = open_store(), pipeline_identity(params)
+    digest = hashlib.sha256("\n".join(identity.values()).encode()).hexdigest()
+    with store_lock():
+        for run in _find(store, f"tags.`{PIPELINE}` = '{digest}'"):
+            return str(run.info.run_id)
+        return _create(store, identity["effir.experiment"], identity | {PIPELINE: digest})
+
+
+@contextmanager
+def stage_run(stage: str, params: Mapping[str, Any], record: Path) -> Iterator[StageRun]:
+    """Open the run of ``stage`` in the pipeline run that all ``params`` name; write ``record`` when it ends well.
+
+    The run ends FINISHED, or KILLED on KeyboardInterrupt and SystemExit, or FAILED on any other exception, which goes
+    on; the pipeline run then ends with it. A run of the same stage that a killed process left RUNNING ends KILLED.
+    """
+    store, pipeline = open_store(), pipeline_run(params)
+    for dead in _find(store, f"tags.`{PARENT}` = '{pipeline}' and tags.`{STAGE}` = '{stage}' and status = 'RUNNING'"):
+        store.client.set_terminated(dead.info.run_id, "KILLED")
+    store.client.update_run(pipeline, "RUNNING")
+    run = StageRun(_create(store, stage, {PARENT: pipeline, STAGE: stage}), store)
+    started = time.monotonic()
+    try:
+        yield run
+        seconds = round(time.monotonic() - started, 3)
+        write_json(record, {"stage": stage, "run_id": run.id, "pipeline_run_id": pipeline, "seconds": seconds})
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+        with suppress(Exception):  # what went wrong in the stage is what its reader must see
+            store.client.set_terminated(run.id, status)
+            store.client.set_terminated(pipeline, status)
+        raise
+    store.client.set_terminated(run.id, "FINISHED")
+
+
+def finish_pipeline(
+    run_name: str,
+    *,
+    params: Mapping[str, Any],
+    stages: Sequence[str],
+    records: Path,
+    metrics: Mapping[str, float],
+    artifacts: Iterable[Path] = (),
+    hashes: Mapping[str, str] | None = None,
+) -> str:
+    """Complete the pipeline run, name it ``run_name``, end it FINISHED and return its id; twice adds nothing twice.
+
+    ``records`` holds ``<stage>.json`` of each of ``stages`` (EffirError where one is missing); a stage that was made by
+    another pipeline run gets a nested run that says so. ``artifacts`` given by relative paths keep their folders.
+    ``hashes`` (DVC path to md5) become the artifact ``dvc.lock.json``.
+    """
+    made_by = [read_json(records / f"{stage}.json", made_by=stage) for stage in stages]
+    store, pipeline = open_store(), pipeline_run(params)
+    _log_params(store, pipeline, params)
+    _log_changed_metrics(store, pipeline, metrics)
+    for path in artifacts:
+        folder = None if path.is_absolute() or path.parent == Path() else path.parent.as_posix()
+        store.client.log_artifact(pipeline, str(path), folder)
+    store.client.log_dict(pipeline, dict(sorted((hashes or {}).items())), "dvc.lock.json")
+    for record in made_by:
+        if record["pipeline_run_id"] != pipeline:
+            _show_cached(store, pipeline, record["stage"], record["run_id"])
+    store.client.update_run(pipeline, name=run_name)
+    store.client.set_terminated(pipeline, "FINISHED")
+    return pipeline
+
+
+def _show_cached(store: Store, pipeline: str, stage: str, made_by: str) -> None:
+    """Nest an ended run for a stage whose outputs were made by run ``made_by`` of another pipeline run."""
+    shown = _find(store, f"tags.`{PARENT}` = '{pipeline}' and tags.`{MADE_BY}` = '{made_by}'")
+    if shown and shown[0].info.status == "FINISHED":
+        return
+    tags = {PARENT: pipeline, STAGE: stage, "effir.cached": "true", MADE_BY: made_by}
+    run = shown[0].info.run_id if shown else _create(store, stage, tags)  # one that a killed process began goes on
+    _copy_metrics(store, made_by, run)
+    store.client.set_terminated(run, "FINISHED")
+
+
+def _copy_metrics(store: Store, source: str, target: str) -> None:
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    try:
+        names = store.client.get_run(source).data.metrics
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return  # made with another store, or deleted since
+        raise
+    for name in names:
+        points = [Metric(p.key, p.value, p.timestamp, p.step) for p in store.client.get_metric_history(source, name)]
+        for batch in _batches(points, 1000):
+            store.client.log_batch(target, metrics=batch)
+
+
+def _log_metrics(store: Store, run: str, metrics: Mapping[str, float], step: int) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    points = [Metric(_name(k), float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
+    for batch in _batches(points, 1000):
+        store.client.log_batch(run, metrics=batch)
+
+
+def _log_changed_metrics(store: Store, run: str, metrics: Mapping[str, float]) -> None:
+    known = store.client.get_run(run).data.metrics
+    _log_metrics(store, run, {key: value for key, value in metrics.items() if known.get(_name(key)) != value}, step=0)
+
+
+def _log_params(store: Store, run: str, params: Mapping[str, Any]) -> None:
+    """Log what the run has not yet: MLflow's params never change."""
+    from mlflow.entities import Param
+
+    known = store.client.get_run(run).data.params
+    named = {_name(key): str(value) for key, value in flatten(params).items()}
+    for batch in _batches([Param(key, value) for key, value in named.items() if key not in known], 100):
+        store.client.log_batch(run, params=batch)
+
+
+def _name(key: str) -> str:
+    """MLflow's alphabet for names: no ``@``."""
+    return re.sub(r"[^\w\-. /:]", "_", key.replace("@", "_at_"))
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _find(store: Store, condition: str) -> list[Any]:
+    return list(store.client.search_runs([store.experiment_id], condition, order_by=["attributes.start_time ASC"]))
+
+
+def _create(store: Store, name: str, tags: Mapping[str, str]) -> str:
+    return str(store.client.create_run(store.experiment_id, tags=dict(tags), run_name=name).info.run_id)
+
+
+def _git_head() -> str:
+    command = ["git", "-C", str(project_root()), "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "no-commit"

@@ -1,0 +1,238 @@
+"""The loss and the trainer that slimming and healing share."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from effir.data.examples import Example
+from effir.errors import EffirError
+from effir.files import sha256_of, state_dir
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TRAINED = "trained.safetensors"
+
+Log = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train; ``warmup`` is a share of ``steps``, ``max_tokens`` cuts training texts."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: float
+    decay: Literal["cosine", "constant_with_warmup"]
+    max_tokens: int
+    precision: Literal["auto", "float32", "bfloat16"]
+    checkpoint_every: int
+    seed: int
+
+
+def info_nce(model: SentenceTransformer, temperature: float) -> nn.Module:
+    """InfoNCE over a query's positive, every other document of the batch, and all hard negatives (EffiR, sec. 3)."""
+    return MultipleNegativesRankingLoss(
+        model,
+        scale=1 / temperature,
+        similarity_fct=cosine,
+        gather_across_devices=torch.distributed.is_available() and torch.distributed.is_initialized(),
+    )
+
+
+def cosine(queries: Tensor, documents: Tensor) -> Tensor:
+    """Cosines (queries, documents) in float32, also under autocast: a temperature of 0.02 magnifies rounding."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return F.normalize(queries.float(), dim=-1) @ F.normalize(documents.float(), dim=-1).T
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA: W + alpha / rank · B A, with B (out, rank) and A (rank, in)."""
+
+    rank: int
+    alpha: float
+    dropout: float
+
+
+def heal(
+    model: SentenceTransformer,
+    examples: Sequence[Example],
+    *,
+    adapters: Adapters,
+    temperature: float,
+    schedule: Schedule,
+    checkpoints: Path,
+    log: Log,
+) -> list[dict[str, float]]:
+    """Fine-tune a cut model with LoRA and InfoNCE, in place, and fold the adapters in (EffiR, sec. 3).
+
+    Returns the loss curve, rows of ``step``, ``loss`` and ``learning_rate``; with 0 steps, none and an unhealed model.
+    """
+    if schedule.steps == 0:
+        return []
+    add_adapters(model, adapters, schedule.seed)
+    curve = fit(model, examples, info_nce(model, temperature), schedule, checkpoints, log)
+    merge_adapters(model)
+    return curve
+
+
+def fit(
+    model: SentenceTransformer,
+    examples: Sequence[Example],
+    loss: nn.Module,
+    schedule: Schedule,
+    checkpoints: Path,
+    log: Log,
+) -> list[dict[str, float]]:
+    """Train what requires a gradient, in place; a killed run goes on from its last checkpoint in ``checkpoints``.
+
+    ``checkpoints`` is removed at the end. The caller keys it by everything that decides the outcome
+    (``checkpoints_for``). Returns the loss curve, the part before a kill included.
+    """
+    if len(examples) < schedule.batch_size:
+        raise EffirError(
+            f"{len(examples)} training examples cannot fill a batch of {schedule.batch_size}: lower batch_size"
+        )
+    length, model.max_seq_length = model.max_seq_length, schedule.max_tokens
+    trainer = HealingTrainer(
+        model=model,
+        args=_arguments(model, schedule, checkpoints),
+        train_dataset=as_columns(examples),
+        loss=loss,
+        callbacks=[_Logging(log)],
+    )
+    resume = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
+    trainer.train(resume_from_checkpoint=resume)
+    model.max_seq_length = length
+    model.eval()
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
+
+
+def checkpoints_for(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Path:
+    """A folder for resumable checkpoints, named by the hash of all that decides what the stage trains."""
+    identity = json.dumps([settings, [sha256_of(path) for path in inputs]], sort_keys=True)
+    return state_dir("checkpoints") / f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def as_columns(examples: Sequence[Example]) -> Dataset:
+    """Examples as a table with the columns query, positive, negative_1, negative_2, ..."""
+    columns = {"query": [e.query for e in examples], "positive": [e.positive for e in examples]}
+    for i in range(len(examples[0].negatives)):
+        columns[f"negative_{i + 1}"] = [e.negatives[i] for e in examples]
+    return Dataset.from_dict(columns)
+
+
+def add_adapters(model: SentenceTransformer, adapters: Adapters, seed: int) -> None:
+    """Put LoRA on q/k/v/o and gate/up/down of every sublayer that is left; nothing else trains (EffiR, sec. 3)."""
+    torch.manual_seed(seed)
+    present = {name.rsplit(".", 1)[-1] for name, _ in model[0].model.named_modules()}
+    config = LoraConfig(
+        r=adapters.rank,
+        lora_alpha=adapters.alpha,
+        lora_dropout=adapters.dropout,
+        target_modules=[name for name in PROJECTIONS if name in present],
+        task_type="FEATURE_EXTRACTION",
+    )
+    model[0].model = get_peft_model(model[0].model, config)
+
+
+def merge_adapters(model: SentenceTransformer) -> None:
+    """Fold the adapters into the weights: W + scale · B A. The model is plain again, in inference mode."""
+    model[0].model = model[0].model.merge_and_unload()
+    model.eval()
+
+
+def uses_bfloat16(precision: Literal["auto", "float32", "bfloat16"]) -> bool:
+    """Whether training runs under bfloat16 autocast; ``auto``: where the hardware multiplies it natively."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+class HealingTrainer(SentenceTransformerTrainer):
+    """The sentence-transformers trainer, whose checkpoints hold only what trains: adapters or gates."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_trained(self.model), folder / TRAINED)
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        saved = load_file(Path(checkpoint_path) / TRAINED)
+        own = _trained(self.model)
+        if own.keys() != saved.keys():
+            raise EffirError(f"{checkpoint_path} does not fit this model: remove it and run again")
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Do without sentence-transformers' model card: it tokenises the whole training set to describe it."""
+
+
+class _Logging(TrainerCallback):
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for row in state.log_history:  # not empty where a killed run goes on
+            self.on_log(args, state, control, row)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            row = _loss_row(logs.get("step", state.global_step), logs)
+            self.log(int(row.pop("step")), row)
+
+
+def _loss_row(step: float, logs: Mapping[str, float]) -> dict[str, float]:
+    return {"step": step, "loss": float(logs["loss"]), "learning_rate": float(logs["learning_rate"])}
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _arguments(
+    model: SentenceTransformer, schedule: Schedule, checkpoints: Path
+) -> SentenceTransformerTrainingArguments:
+    prompts = model.prompts
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type=schedule.decay,
+        warmup_steps=round(schedule.warmup * schedule.steps),
+        bf16=uses_bfloat16(schedule.precision),
+        batch_sampler="no_duplicates",
+        prompts={"query": prompts["query"], "positive": prompts["document"]}
+        | {f"negative_{i + 1}": prompts["document"] for i in range(32)},
+        seed=schedule.seed,
+        logging_steps=5,
+        save_steps=schedule.checkpoint_every,
+        save_total_limit=1,
+        dataloader_pin_memory=False,
+        report_to=[],
+    )

@@ -1,0 +1,31 @@
+"""Search one set by BM25, the baseline that a retriever must beat."""
+
+import click
+
+from effir.data.beir import open_collection
+from effir.data.bm25 import bm25_search
+from effir.data.catalog import evaluation_split
+from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
+from effir.files import require, write_json
+from stages.paths import BASELINES, EVAL
+from stages.program import running
+
+
+@click.command()
+@click.argument("name")
+def main(name: str) -> None:
+    """Search the evaluation set NAME by BM25 and score it."""
+    with running(f"bm25@{name}") as stage:
+        evaluate = stage.params.evaluate
+        collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
+        split = evaluation_split(collection)
+        run = bm25_search(collection.documents(), collection.queries(split), evaluate.depth)
+        quality = evaluate_run(run, collection.judgements(split))
+        ndcg = quality.by_query("ndcg_at_10")
+        figures = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
+        write_json(BASELINES / f"{name}.json", {"figures": figures, "ndcg_at_10": ndcg})
+        stage.run.log_metrics({f"{name}/bm25_{key}": value for key, value in figures.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Bring the base model, the training collection and the calibration texts."""
+
+import click
+
+from effir.data.base_model import install_base_model
+from effir.data.calibration import install_calibration
+from effir.data.catalog import install_training
+from effir.files import state_dir
+from stages.paths import BASE, CALIBRATION, TRAIN
+from stages.program import running
+
+
+@click.command()
+def main() -> None:
+    """Bring the base model, the training collection and the calibration texts."""
+    with running("download") as stage:
+        data, cache = stage.params.data, state_dir("downloads")
+        install_base_model(stage.params.model.base, BASE, cache)
+        train = install_training(
+            data.train,
+            TRAIN,
+            negatives=data.negatives,
+            mirror=data.mirror,
+            collections=data.collections,
+            cache=cache,
+        )
+        install_calibration(data.calibration, train, CALIBRATION, cache)
+
+
+if __name__ == "__main__":
+    main()

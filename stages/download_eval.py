@@ -1,0 +1,23 @@
+"""Bring one set to evaluate on."""
+
+import click
+
+from effir.data.catalog import install_evaluation
+from effir.files import state_dir
+from stages.paths import EVAL
+from stages.program import running
+
+
+@click.command()
+@click.argument("name")
+def main(name: str) -> None:
+    """Bring the evaluation set NAME, one of data.eval."""
+    with running(f"download_eval@{name}") as stage:
+        data = stage.params.data
+        install_evaluation(
+            name, EVAL / name, mirror=data.mirror, collections=data.collections, cache=state_dir("downloads")
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Search one set with its queries and score the results as BEIR does."""
+
+import click
+
+from effir.data.beir import open_collection
+from effir.data.catalog import evaluation_split
+from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
+from effir.files import read_json, require, write_json
+from effir.report import draw_quality
+from effir.retriever import encode_queries, open_retriever
+from effir.search import open_index
+from stages.paths import BASELINES, EVAL, INDEXES, METRICS, REPORTS, RETRIEVER
+from stages.program import running
+
+
+@click.command()
+@click.argument("name")
+def main(name: str) -> None:
+    """Search the evaluation set NAME and score nDCG, recall, MRR and MAP, each query and their means."""
+    with running(f"evaluate@{name}") as stage:
+        evaluate = stage.params.evaluate
+        collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
+        index = open_index(require(INDEXES / name, made_by=f"index@{name}"))
+        bm25 = read_json(BASELINES / f"{name}.json", made_by=f"bm25@{name}")
+        split = evaluation_split(collection)
+        queries = collection.queries(split)
+        vectors = encode_queries(open_retriever(RETRIEVER), list(queries.values()), stage.params.index.batch_size)
+        # One result more than asked: BEIR leaves out a document that has the query's own id.
+        results = index.search(vectors, evaluate.depth + 1)
+        run = {q: {hit.id: hit.score for hit in hits} for q, hits in zip(queries, results, strict=True)}
+        quality = evaluate_run(run, collection.judgements(split))
+        ndcg = quality.by_query("ndcg_at_10")
+        figures = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
+        figures["bm25_ndcg_at_10"] = bm25["figures"]["ndcg_at_10"]
+        write_json(REPORTS / f"{name}-queries.json", quality.scores)
+        write_json(METRICS / f"{name}.json", figures)
+        draw_quality(name, figures, bm25["figures"], REPORTS / f"{name}.png")
+        stage.run.log_metrics({f"{name}/{key}": value for key, value in figures.items()})
+
+
+if __name__ == "__main__":
+    main()

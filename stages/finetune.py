@@ -1,0 +1,38 @@
+"""Heal the cut model as a retriever."""
+
+import click
+
+from effir.data.examples import load_examples
+from effir.files import require, write_json
+from effir.report import draw_loss
+from effir.retriever import build_retriever, save_retriever
+from effir.training import checkpoints_for, heal
+from stages.paths import LOSS, RETRIEVER, TRAIN, WIDTH
+from stages.program import running
+from stages.settings import healing_adapters, healing_schedule, retriever_settings
+
+
+@click.command()
+def main() -> None:
+    """Heal the cut model with LoRA on the training pairs and fold the adapters in."""
+    with running("finetune") as stage:
+        params = stage.params
+        examples = load_examples(require(TRAIN, made_by="download"), "train", params.finetune.negatives)
+        model = build_retriever(require(WIDTH, made_by="prune_width"), **retriever_settings(params))
+        settings = {**params.finetune.model_dump(), **params.retriever.model_dump()}
+        curve = heal(
+            model,
+            examples,
+            adapters=healing_adapters(params),
+            temperature=params.finetune.temperature,
+            schedule=healing_schedule(params),
+            checkpoints=checkpoints_for("finetune", settings, [WIDTH, TRAIN]),
+            log=stage.log,
+        )
+        save_retriever(model, RETRIEVER)
+        write_json(LOSS, curve)
+        draw_loss(curve, LOSS.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Where artifacts lie: the names that dvc.yaml uses too."""
+
+from pathlib import Path
+
+BASE = Path("models/base")
+DEPTH = Path("models/depth")
+WIDTH = Path("models/width")
+RETRIEVER = Path("models/retriever")
+CALIBRATION = Path("data/calibration.jsonl")
+TRAIN = Path("data/train")
+EVAL = Path("data/eval")
+INDEXES = Path("indexes")
+BASELINES = Path("baselines")
+REPORTS = Path("reports")
+METRICS = Path("metrics")
+REDUNDANCY = REPORTS / "redundancy.json"
+SLIMMING = REPORTS / "slimming.json"
+LOSS = REPORTS / "finetune_loss.json"
+COST = METRICS / "cost.json"

@@ -1,0 +1,47 @@
+"""Slim the remaining MLPs: rank all channels of all layers together and keep the best share."""
+
+from dataclasses import asdict
+
+import click
+
+from effir.compress.scoring import score_channels
+from effir.compress.shape import shape_of
+from effir.compress.slimming import choose_channels
+from effir.compress.surgery import cut_checkpoint
+from effir.data.examples import load_examples
+from effir.files import require, write_json
+from effir.report import describe_slimming, draw_slimming
+from effir.retriever import build_retriever
+from effir.training import checkpoints_for
+from stages.paths import DEPTH, SLIMMING, TRAIN, WIDTH
+from stages.program import running
+from stages.settings import gate_schedule, gate_scoring, retriever_settings
+
+
+@click.command()
+def main() -> None:
+    """Keep the share prune.width of the MLP channels, chosen by prune.method."""
+    with running("prune_width") as stage:
+        params = stage.params
+        shape = shape_of(require(DEPTH, made_by="prune_depth"))
+        channels, report = {}, None
+        if params.prune.width < 1:
+            examples = load_examples(require(TRAIN, made_by="download"), "train", negatives=0)
+            model = build_retriever(DEPTH, **retriever_settings(params))
+            scoring, schedule = gate_scoring(params), gate_schedule(params)
+            settings = {**retriever_settings(params), **asdict(scoring), **asdict(schedule)}
+            work = checkpoints_for("prune_width", settings, [DEPTH, TRAIN])
+            scores = score_channels(model, examples, scoring, schedule, work, stage.log)
+            channels = choose_channels(scores, params.prune.width, params.prune.multiple_of)
+            report = describe_slimming(scores, channels)
+        widths = [len(channels.get(layer, range(width))) for layer, width in enumerate(shape.mlp_widths)]
+        slim = shape.with_mlp_widths(widths)
+        cut_checkpoint(DEPTH, WIDTH, slim, channels)
+        slimming = {"method": params.prune.method, "widths": widths, "scores": report}
+        write_json(SLIMMING, slimming)
+        draw_slimming(slimming, SLIMMING.with_suffix(".png"))
+        stage.run.log_metrics({"width/channels": sum(widths), "width/parameters": slim.parameters(embeddings=False)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Sections of params.yaml as the arguments that library functions take."""
+
+from typing import Any
+
+from effir.compress.scoring import Scoring
+from effir.params import Params
+from effir.training import Adapters, Schedule
+
+
+def retriever_settings(params: Params) -> dict[str, Any]:
+    """Keyword arguments of ``build_retriever``."""
+    return params.retriever.model_dump()
+
+
+def gate_schedule(params: Params) -> Schedule:
+    """How the gates train."""
+    prune, finetune = params.prune, params.finetune
+    return Schedule(
+        steps=prune.steps,
+        batch_size=prune.batch_size,
+        learning_rate=prune.learning_rate,
+        warmup=0,
+        decay="constant_with_warmup",
+        max_tokens=finetune.max_tokens,
+        precision=finetune.precision,
+        checkpoint_every=finetune.checkpoint_every,
+        seed=finetune.seed,
+    )
+
+
+def gate_scoring(params: Params) -> Scoring:
+    """How channels are scored."""
+    prune = params.prune
+    return Scoring(prune.method, params.finetune.temperature, prune.l0_weight, prune.sharpness)
+
+
+def healing_schedule(params: Params) -> Schedule:
+    """How the adapters train."""
+    finetune = params.finetune
+    return Schedule(
+        steps=finetune.steps,
+        batch_size=finetune.batch_size,
+        learning_rate=finetune.learning_rate,
+        warmup=finetune.warmup,
+        decay="cosine",
+        max_tokens=finetune.max_tokens,
+        precision=finetune.precision,
+        checkpoint_every=finetune.checkpoint_every,
+        seed=finetune.seed,
+    )
+
+
+def healing_adapters(params: Params) -> Adapters:
+    """What the healing trains."""
+    return Adapters(params.finetune.lora_rank, params.finetune.lora_alpha, params.finetune.lora_dropout)
