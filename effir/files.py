@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from effir.errors import EffirError
 
@@ -16,9 +19,11 @@ from effir.errors import EffirError
 def writing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` for a file or folder; rename it onto ``path`` when the block ends well.
 
-    A block that raises leaves ``path`` as it was and nothing half-written beside it.
+    A block that raises leaves ``path`` as it was and nothing half-written beside it; what a killed writer of the same
+    ``path`` left there is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_orphans(path)
     draft = path.parent / f".{path.name}.{os.getpid()}.draft"
     _remove(draft)
     try:
@@ -81,15 +86,24 @@ def sha256_of(path: Path) -> str:
 
 
 def project_root() -> Path:
-    """The main checkout, also inside DVC's temporary experiment folders: DVC sets ``DVC_ROOT`` for a stage."""
+    """Find the main checkout, also inside DVC's temporary experiment folders: DVC sets ``DVC_ROOT`` for a stage."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def state_dir(kind: str) -> Path:
-    """A folder for what outlives a stage but is no artifact: ``downloads``, ``checkpoints``."""
+    """Make a folder for what outlives a stage but is no artifact: ``downloads``, ``checkpoints``."""
     folder = project_root() / ".effir" / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove the drafts of ``path`` whose processes are gone; those of living ones are still being written."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.draft")
+    for beside in path.parent.iterdir():
+        found = name.fullmatch(beside.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            _remove(beside)
 
 
 def _remove(path: Path) -> None:

@@ -96,6 +96,7 @@ class IndexParams(Section):
 
     factory: str = Field(description="a FAISS index factory string such as Flat, HNSW32 or IVF256,PQ64")
     batch_size: Count = Field(description="documents in a forward pass")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto, float32 or bfloat16")
     shard_size: Count = Field(description="documents in a shard of vectors, the unit of resuming")
 
 

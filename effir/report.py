@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from effir.files import writing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
-BINS = 40
 CUTOFFS = (1, 5, 10, 100)
 
 mpl.use("Agg")
@@ -42,25 +41,6 @@ def draw_slimming(report: Mapping[str, Any], into: Path) -> None:
     right.bar(range(len(report["widths"])), report["widths"], color=BLUE)
     right.set(xlabel="layer", ylabel="MLP channels kept")
     _save(figure, into)
-
-
-def describe_slimming(scores: Mapping[int, Any], channels: Mapping[int, Sequence[int]]) -> dict[str, Any]:
-    """Summarise channel scores: quantiles by layer, a histogram of all, and the lowest score that was kept."""
-    everything = np.concatenate([np.asarray(score) for score in scores.values()])
-    counts, edges = np.histogram(everything, bins=BINS)
-    kept = [float(np.asarray(scores[layer])[list(chosen)].min()) for layer, chosen in channels.items() if chosen]
-    quantiles = {
-        str(layer): [float(q) for q in np.quantile(np.asarray(score), (0, 0.25, 0.5, 0.75, 1))]
-        for layer, score in scores.items()
-    }
-    return {
-        "edges": edges.tolist(),
-        "counts": counts.tolist(),
-        "threshold": min(kept),
-        "mean": float(everything.mean()),
-        "std": float(everything.std()),
-        "quantiles": quantiles,
-    }
 
 
 def draw_loss(curve: Sequence[Mapping[str, float]], into: Path) -> None:

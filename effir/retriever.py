@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 import effir  # noqa: F401  registers the cut architectures with transformers
 from effir.errors import EffirError
 from effir.files import require, writing
+from effir.precision import Precision, uses_bfloat16
 
 POOLING = {"last": "lasttoken", "mean": "mean"}
 
@@ -68,7 +70,7 @@ def append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def save_retriever(model: SentenceTransformer, into: Path) -> None:
-    """Write a folder that ``SentenceTransformer(folder, trust_remote_code=True)`` opens where effir is not installed."""
+    """Write a folder; ``SentenceTransformer(folder, trust_remote_code=True)`` opens it where effir is not installed."""
     with writing(into) as draft:
         model.save_pretrained(str(draft), create_model_card=False)
 
@@ -79,19 +81,28 @@ def open_retriever(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(str(folder))
 
 
-def encode_documents(model: SentenceTransformer, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
-    """Documents to unit vectors, shape (texts, hidden), with the document prompt."""
-    return _encode(model, texts, "document", batch_size)
+def encode_documents(
+    model: SentenceTransformer, texts: Sequence[str], batch_size: int, precision: Precision = "float32"
+) -> NDArray[np.float32]:
+    """Turn documents into unit vectors, shape (texts, hidden), with the document prompt.
+
+    Under bfloat16 a vector is one of float32 but for its third digit, and comes about twice as fast.
+    """
+    if not uses_bfloat16(precision):
+        return _encode(model, texts, "document", batch_size)
+    with torch.autocast(model.device.type, torch.bfloat16):
+        vectors = _encode(model, texts, "document", batch_size)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def encode_queries(model: SentenceTransformer, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
-    """Queries to unit vectors, shape (texts, hidden), with the query prompt."""
+    """Turn queries into unit vectors, shape (texts, hidden), with the query prompt."""
     return _encode(model, texts, "query", batch_size)
 
 
 def mean_tokens(model: SentenceTransformer, texts: Sequence[str]) -> int:
-    """The mean number of tokens that the retriever reads of each text, EOS included, cut at its maximum."""
-    lengths = [min(len(ids), model.max_seq_length) for ids in model.tokenizer(list(texts))["input_ids"]]
+    """Average the number of tokens that the retriever reads of each text, EOS included, cut at its maximum."""
+    lengths: list[int] = [min(len(ids), model.max_seq_length) for ids in model.tokenizer(list(texts))["input_ids"]]
     return round(sum(lengths) / len(lengths))
 
 

@@ -5,15 +5,13 @@ the cosine. Where faiss-gpu is installed and a GPU is there, training and search
 and nobody has run it yet: the project's own machines have no GPU.
 """
 
-import hashlib
 import json
 import mmap
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from effir.errors import EffirError
-from effir.files import read_json, require, write_json, write_jsonl, writing
-
-Vectors = NDArray[np.float32]
-Encoder = Callable[[list[str]], Vectors]
-Entry = tuple[str, str, str]
+from effir.files import read_json, require, write_json, writing
+from effir.shards import Encoder, Entry, Shard, Vectors, encode_shards
 
 TRAINING_BYTES = 2**30
 """Most memory that the vectors to train an index on may take; faiss itself uses 256 a cluster."""
@@ -54,22 +49,6 @@ class Hit:
     score: float
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """One finished piece of the corpus in the work folder; ``sha256`` is of its ids, titles and contents."""
-
-    number: int
-    documents: int
-    dimension: int
-    sha256: str
-
-    def vectors(self, work: Path) -> Path:
-        return work / f"vectors-{self.number:05d}.npy"
-
-    def entries(self, work: Path) -> Path:
-        return work / f"documents-{self.number:05d}.jsonl"
-
-
 def build_index(
     documents: Iterable[Entry], encode: Encoder, into: Path, *, factory: str, work: Path, shard_size: int = 4096
 ) -> IndexReport:
@@ -82,8 +61,8 @@ def build_index(
     """
     check_factory(factory)
     started = time.perf_counter()
-    shards: list[_Shard] = []
-    for shard in _encoded(documents, encode, work, shard_size):
+    shards: list[Shard] = []
+    for shard in encode_shards(documents, encode, work, shard_size):
         if not shards:
             _new_index(shard.dimension, factory)  # what this dimension cannot hold is refused before hours of encoding
         shards.append(shard)
@@ -118,59 +97,7 @@ def _new_index(dimension: int, factory: str) -> Any:
     return index
 
 
-def _encoded(documents: Iterable[Entry], encode: Encoder, work: Path, shard_size: int) -> Iterator[_Shard]:
-    earlier = dict(enumerate(_finished(work)))
-    done: list[_Shard] = []
-    stream = iter(documents)
-    with tqdm(desc="encode", unit=" documents", disable=None) as progress:
-        while batch := list(islice(stream, shard_size)):
-            shard = earlier.get(len(done))
-            if shard is None or shard.sha256 != _digest(batch):
-                if earlier:
-                    earlier.clear()
-                    _write_manifest(work, done)  # disown what is about to be overwritten
-                shard = _encode_shard(len(done), batch, encode, work)
-                _write_manifest(work, [*done, shard])
-            done.append(shard)
-            if shard.dimension != done[0].dimension:
-                raise EffirError(f"{work} holds vectors of another model: delete it and run again")
-            progress.update(len(batch))
-            yield shard
-
-
-def _finished(work: Path) -> list[_Shard]:
-    """Return the shards that an earlier, killed build finished; their vectors were written before the manifest."""
-    manifest = work / "manifest.json"
-    return [_Shard(**row) for row in read_json(manifest, "index")] if manifest.exists() else []
-
-
-def _write_manifest(work: Path, shards: Sequence[_Shard]) -> None:
-    write_json(work / "manifest.json", [asdict(shard) for shard in shards])
-
-
-def _encode_shard(number: int, batch: Sequence[Entry], encode: Encoder, work: Path) -> _Shard:
-    vectors = np.ascontiguousarray(encode([content for _, _, content in batch]), dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(batch):
-        raise ValueError(f"encode gave an array of shape {vectors.shape} for {len(batch)} texts")
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        worst = batch[int(np.argmin(finite))][0]
-        raise EffirError(f"the vector of document {worst!r} is not finite: train with a lower finetune.learning_rate")
-    shard = _Shard(number, len(batch), vectors.shape[1], _digest(batch))
-    with writing(shard.vectors(work)) as draft, draft.open("wb") as stream:
-        np.save(stream, vectors, allow_pickle=False)
-    write_jsonl(shard.entries(work), ({"id": id_, "title": title} for id_, title, _ in batch))
-    return shard
-
-
-def _digest(batch: Sequence[Entry]) -> str:
-    digest = hashlib.sha256()
-    for entry in batch:
-        digest.update(json.dumps(entry).encode())
-    return digest.hexdigest()
-
-
-def _fill(index: Any, factory: str, shards: Sequence[_Shard], work: Path) -> None:
+def _fill(index: Any, factory: str, shards: Sequence[Shard], work: Path) -> None:
     try:
         if not index.is_trained:
             _train(index, _sample(shards, work))
@@ -188,7 +115,7 @@ def _train(index: Any, vectors: Vectors) -> None:
     index.train(vectors)
 
 
-def _sample(shards: Sequence[_Shard], work: Path) -> Vectors:
+def _sample(shards: Sequence[Shard], work: Path) -> Vectors:
     """Stack evenly spaced shards, as many as ``TRAINING_BYTES`` holds and at least one, to (vectors, dimension)."""
     heaviest = max(shard.documents for shard in shards) * shards[0].dimension * 4
     count = min(len(shards), max(1, TRAINING_BYTES // heaviest))
@@ -196,7 +123,7 @@ def _sample(shards: Sequence[_Shard], work: Path) -> Vectors:
     return np.concatenate([np.load(shard.vectors(work), mmap_mode="r", allow_pickle=False) for shard in chosen])
 
 
-def _save(index: Any, factory: str, shards: Sequence[_Shard], work: Path, into: Path) -> None:
+def _save(index: Any, factory: str, shards: Sequence[Shard], work: Path, into: Path) -> None:
     with writing(into) as draft:
         draft.mkdir()
         faiss.write_index(index, str(draft / "index.faiss"))

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -20,12 +21,14 @@ from sentence_transformers import (
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.files import sha256_of, state_dir
+from effir.precision import Precision, uses_bfloat16
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRAINED = "trained.safetensors"
@@ -43,25 +46,26 @@ class Schedule:
     warmup: float
     decay: Literal["cosine", "constant_with_warmup"]
     max_tokens: int
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Precision
     checkpoint_every: int
     seed: int
 
 
 def info_nce(model: SentenceTransformer, temperature: float) -> nn.Module:
     """InfoNCE over a query's positive, every other document of the batch, and all hard negatives (EffiR, sec. 3)."""
-    return MultipleNegativesRankingLoss(
+    loss: nn.Module = MultipleNegativesRankingLoss(
         model,
         scale=1 / temperature,
         similarity_fct=cosine,
         gather_across_devices=torch.distributed.is_available() and torch.distributed.is_initialized(),
     )
+    return loss
 
 
 def cosine(queries: Tensor, documents: Tensor) -> Tensor:
     """Cosines (queries, documents) in float32, also under autocast: a temperature of 0.02 magnifies rounding."""
     with torch.autocast(queries.device.type, enabled=False):
-        return F.normalize(queries.float(), dim=-1) @ F.normalize(documents.float(), dim=-1).T
+        return normalize(queries.float(), dim=-1) @ normalize(documents.float(), dim=-1).T
 
 
 @dataclass(frozen=True)
@@ -112,24 +116,22 @@ def fit(
         raise EffirError(
             f"{len(examples)} training examples cannot fill a batch of {schedule.batch_size}: lower batch_size"
         )
-    length, model.max_seq_length = model.max_seq_length, schedule.max_tokens
-    trainer = HealingTrainer(
-        model=model,
-        args=_arguments(model, schedule, checkpoints),
-        train_dataset=as_columns(examples),
-        loss=loss,
-        callbacks=[_Logging(log)],
-    )
-    resume = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
-    trainer.train(resume_from_checkpoint=resume)
-    model.max_seq_length = length
-    model.eval()
+    with _prepared(model, schedule.max_tokens):
+        trainer = HealingTrainer(
+            model=model,
+            args=_arguments(model, schedule, checkpoints),
+            train_dataset=as_columns(examples),
+            loss=loss,
+            callbacks=[_Logging(log)],
+        )
+        resume = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
+        trainer.train(resume_from_checkpoint=resume)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
 
 
 def checkpoints_for(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Path:
-    """A folder for resumable checkpoints, named by the hash of all that decides what the stage trains."""
+    """Name a folder for resumable checkpoints by the hash of all that decides what the stage trains."""
     identity = json.dumps([settings, [sha256_of(path) for path in inputs]], sort_keys=True)
     return state_dir("checkpoints") / f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
@@ -162,16 +164,6 @@ def merge_adapters(model: SentenceTransformer) -> None:
     model.eval()
 
 
-def uses_bfloat16(precision: Literal["auto", "float32", "bfloat16"]) -> bool:
-    """Whether training runs under bfloat16 autocast; ``auto``: where the hardware multiplies it natively."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
 class HealingTrainer(SentenceTransformerTrainer):
     """The sentence-transformers trainer, whose checkpoints hold only what trains: adapters or gates."""
 
@@ -190,6 +182,23 @@ class HealingTrainer(SentenceTransformerTrainer):
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Do without sentence-transformers' model card: it tokenises the whole training set to describe it."""
+
+
+@contextmanager
+def _prepared(model: SentenceTransformer, max_tokens: int) -> Iterator[None]:
+    """Cut texts at the training length, and leave in inference mode, as it was."""
+    decoder, length = model[0].model, model.max_seq_length
+    attention = decoder.config._attn_implementation
+    model.max_seq_length = max_tokens
+    if attention == "sdpa" and not torch.accelerator.is_available():
+        # On CPUs the backward of fused attention takes a fifth of a step at 100 tokens; the plain one hardly any.
+        decoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        decoder.set_attn_implementation(attention)
+        model.max_seq_length = length
+        model.eval()
 
 
 class _Logging(TrainerCallback):
@@ -226,11 +235,12 @@ def _arguments(
         lr_scheduler_type=schedule.decay,
         warmup_steps=round(schedule.warmup * schedule.steps),
         bf16=uses_bfloat16(schedule.precision),
+        use_cpu=not torch.accelerator.is_available(),
         batch_sampler="no_duplicates",
         prompts={"query": prompts["query"], "positive": prompts["document"]}
         | {f"negative_{i + 1}": prompts["document"] for i in range(32)},
         seed=schedule.seed,
-        logging_steps=5,
+        logging_steps=math.gcd(5, schedule.checkpoint_every),  # a mean over steps never straddles a checkpoint
         save_steps=schedule.checkpoint_every,
         save_total_limit=1,
         dataloader_pin_memory=False,

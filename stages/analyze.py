@@ -8,7 +8,6 @@ from effir.compress.importance import measure_importance
 from effir.compress.loading import load_model, token_batches
 from effir.data.calibration import load_calibration
 from effir.files import require, write_json
-from effir.report import draw_redundancy
 from stages.paths import BASE, CALIBRATION, REDUNDANCY
 from stages.program import running
 
@@ -23,9 +22,7 @@ def main() -> None:
         batches = token_batches(tokenizer, texts, max_tokens=analyze.max_tokens, batch_size=analyze.batch_size)
         importance = measure_importance(model, batches)
         write_json(REDUNDANCY, asdict(importance))
-        draw_redundancy(asdict(importance), REDUNDANCY.with_suffix(".png"))
         stage.run.log_metrics({"analyze/samples": importance.samples, "analyze/tokens": importance.tokens})
-        stage.run.log_artifact(REDUNDANCY.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from effir.data.beir import open_collection
 from effir.data.catalog import evaluation_split
 from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
 from effir.files import read_json, require, write_json
-from effir.report import draw_quality
 from effir.retriever import encode_queries, open_retriever
 from effir.search import open_index
 from stages.paths import BASELINES, EVAL, INDEXES, METRICS, REPORTS, RETRIEVER
@@ -34,7 +33,6 @@ def main(name: str) -> None:
         figures["bm25_ndcg_at_10"] = bm25["figures"]["ndcg_at_10"]
         write_json(REPORTS / f"{name}-queries.json", quality.scores)
         write_json(METRICS / f"{name}.json", figures)
-        draw_quality(name, figures, bm25["figures"], REPORTS / f"{name}.png")
         stage.run.log_metrics({f"{name}/{key}": value for key, value in figures.items()})
 
 

@@ -4,7 +4,6 @@ import click
 
 from effir.data.examples import load_examples
 from effir.files import require, write_json
-from effir.report import draw_loss
 from effir.retriever import build_retriever, save_retriever
 from effir.training import checkpoints_for, heal
 from stages.paths import LOSS, RETRIEVER, TRAIN, WIDTH
@@ -31,7 +30,6 @@ def main() -> None:
         )
         save_retriever(model, RETRIEVER)
         write_json(LOSS, curve)
-        draw_loss(curve, LOSS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

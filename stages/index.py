@@ -21,10 +21,10 @@ def main(name: str) -> None:
         model = open_retriever(require(RETRIEVER, made_by="finetune"))
         report = build_index(
             ((d.id, d.title, d.content) for d in collection.documents()),
-            lambda texts: encode_documents(model, texts, index.batch_size),
+            lambda texts: encode_documents(model, texts, index.batch_size, index.precision),
             INDEXES / name,
             factory=index.factory,
-            work=checkpoints_for(f"index-{name}", {"shard_size": index.shard_size}, [RETRIEVER]),
+            work=checkpoints_for(f"index-{name}", {"shard_size": index.shard_size, "precision": index.precision}, [RETRIEVER]),
             shard_size=index.shard_size,
         )
         stage.run.log_metrics(

@@ -1,5 +1,6 @@
 """Measure what the retriever costs beside the base model, in one process."""
 
+from functools import partial
 from itertools import islice
 
 import click
@@ -30,12 +31,12 @@ def main() -> None:
             "cut": open_retriever(require(RETRIEVER, made_by="finetune")),
         }
         by_document = compare_speed(
-            {k: lambda texts, m=m: encode_documents(m, texts, cost.batch_size) for k, m in models.items()},
+            {k: partial(encode_documents, m, batch_size=cost.batch_size) for k, m in models.items()},
             documents,
             rounds=cost.rounds,
         )
         by_query = compare_speed(
-            {k: one_at_a_time(lambda texts, m=m: encode_queries(m, texts, 1)) for k, m in models.items()},
+            {k: one_at_a_time(partial(encode_queries, m, batch_size=1)) for k, m in models.items()},
             queries,
             rounds=cost.rounds,
         )

@@ -12,6 +12,7 @@ EVAL = Path("data/eval")
 INDEXES = Path("indexes")
 BASELINES = Path("baselines")
 REPORTS = Path("reports")
+PLOTS = REPORTS / "plots"
 METRICS = Path("metrics")
 REDUNDANCY = REPORTS / "redundancy.json"
 SLIMMING = REPORTS / "slimming.json"

@@ -42,19 +42,24 @@ class Refusal(click.ClickException):
 @contextmanager
 def running(name: str) -> Iterator[Stage]:
     """Run a stage's body: ``name`` is the stage in dvc.yaml, its MLflow run is recorded in ``runs/<name>.json``."""
+    with checked() as params, stage_run(name, params.model_dump(by_alias=True, mode="json"), record_of(name)) as run:
+        yield Stage(params, run)
+
+
+@contextmanager
+def checked() -> Iterator[Params]:
+    """Run a body with checked params and no MLflow run of its own; errors that a person can mend exit with 2."""
     die_with_parent()
     signal.signal(signal.SIGTERM, _leave)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        params = load_params()
-        with stage_run(name, params.model_dump(by_alias=True), record_of(name)) as run:
-            yield Stage(params, run)
+        yield load_params()
     except EffirError as error:
         raise Refusal(str(error)) from None
 
 
 def record_of(stage: str) -> Path:
-    """The file that names the MLflow run of a stage: ``runs/index@apidocs.json``."""
+    """Name the file that holds the MLflow run of a stage: ``runs/index@apidocs.json``."""
     return RUNS / f"{stage}.json"
 
 

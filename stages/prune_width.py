@@ -6,11 +6,10 @@ import click
 
 from effir.compress.scoring import score_channels
 from effir.compress.shape import shape_of
-from effir.compress.slimming import choose_channels
+from effir.compress.slimming import choose_channels, describe_scores
 from effir.compress.surgery import cut_checkpoint
 from effir.data.examples import load_examples
 from effir.files import require, write_json
-from effir.report import describe_slimming, draw_slimming
 from effir.retriever import build_retriever
 from effir.training import checkpoints_for
 from stages.paths import DEPTH, SLIMMING, TRAIN, WIDTH
@@ -33,13 +32,11 @@ def main() -> None:
             work = checkpoints_for("prune_width", settings, [DEPTH, TRAIN])
             scores = score_channels(model, examples, scoring, schedule, work, stage.log)
             channels = choose_channels(scores, params.prune.width, params.prune.multiple_of)
-            report = describe_slimming(scores, channels)
+            report = describe_scores(scores, channels)
         widths = [len(channels.get(layer, range(width))) for layer, width in enumerate(shape.mlp_widths)]
         slim = shape.with_mlp_widths(widths)
         cut_checkpoint(DEPTH, WIDTH, slim, channels)
-        slimming = {"method": params.prune.method, "widths": widths, "scores": report}
-        write_json(SLIMMING, slimming)
-        draw_slimming(slimming, SLIMMING.with_suffix(".png"))
+        write_json(SLIMMING, {"method": params.prune.method, "widths": widths, "scores": report})
         stage.run.log_metrics({"width/channels": sum(widths), "width/parameters": slim.parameters(embeddings=False)})
 
 

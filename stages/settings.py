@@ -13,7 +13,7 @@ def retriever_settings(params: Params) -> dict[str, Any]:
 
 
 def gate_schedule(params: Params) -> Schedule:
-    """How the gates train."""
+    """Say how the gates train."""
     prune, finetune = params.prune, params.finetune
     return Schedule(
         steps=prune.steps,
@@ -29,13 +29,13 @@ def gate_schedule(params: Params) -> Schedule:
 
 
 def gate_scoring(params: Params) -> Scoring:
-    """How channels are scored."""
+    """Say how channels are scored."""
     prune = params.prune
     return Scoring(prune.method, params.finetune.temperature, prune.l0_weight, prune.sharpness)
 
 
 def healing_schedule(params: Params) -> Schedule:
-    """How the adapters train."""
+    """Say how the adapters train."""
     finetune = params.finetune
     return Schedule(
         steps=finetune.steps,
@@ -51,5 +51,5 @@ def healing_schedule(params: Params) -> Schedule:
 
 
 def healing_adapters(params: Params) -> Adapters:
-    """What the healing trains."""
+    """Say what the healing trains."""
     return Adapters(params.finetune.lora_rank, params.finetune.lora_alpha, params.finetune.lora_dropout)

@@ -1,0 +1,1 @@
+"""Measure, choose, cut: from a whole model to a smaller one."""

@@ -1,4 +1,4 @@
-"""Measure: how much each attention, MLP and block changes the residual stream, in one pass (EffiR, arXiv 2512.20612)."""
+"""Measure: how far each attention, MLP and block turns the residual stream, in one pass (arXiv 2512.20612)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

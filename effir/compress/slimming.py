@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from effir.errors import EffirError
 
@@ -45,7 +46,7 @@ def gating(model: nn.Module) -> Iterator[dict[int, nn.Parameter]]:
 
 
 def relaxed_l0(gates: Iterable[Tensor], sharpness: float) -> Tensor:
-    """The number of open channels, relaxed: sum of sigmoid(sharpness · z) over all gates (EffiR, sec. 3.2)."""
+    """Count open channels, relaxed: sum of sigmoid(sharpness · z) over all gates (EffiR, sec. 3.2)."""
     return torch.stack([torch.sigmoid(sharpness * gate).sum() for gate in gates]).sum()
 
 
@@ -60,7 +61,7 @@ class SlimmingLoss(nn.Module):
         self.sharpness = sharpness
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
-        """The scalar loss of one batch of tokenised columns (query, positive, negatives)."""
+        """Return the scalar loss of one batch of tokenised columns (query, positive, negatives)."""
         loss: Tensor = self.ranking(sentence_features, labels)
         return loss + self.weight * relaxed_l0(self._gates, self.sharpness)
 
@@ -135,6 +136,22 @@ def choose_channels(scores: ChannelScores, keep: float, multiple_of: int) -> dic
     return {layer: sorted(order[layer][:width].tolist()) for layer, width in widths.items()}
 
 
+def describe_scores(scores: ChannelScores, channels: Mapping[int, Sequence[int]]) -> dict[str, Any]:
+    """Summarise channel scores for a plot: a histogram of all, quantiles by layer, and the lowest score kept."""
+    everything = torch.cat([score.double().cpu() for score in scores.values()])
+    counts, edges = torch.histogram(everything, bins=40)
+    kept = [float(scores[layer][list(chosen)].min()) for layer, chosen in channels.items() if chosen]
+    quartiles = torch.tensor([0, 0.25, 0.5, 0.75, 1], dtype=torch.float64)
+    return {
+        "edges": edges.tolist(),
+        "counts": counts.tolist(),
+        "threshold": min(kept),
+        "mean": float(everything.mean()),
+        "std": float(everything.std()),
+        "quartiles": {layer: torch.quantile(s.double().cpu(), quartiles).tolist() for layer, s in scores.items()},
+    }
+
+
 def round_widths(wanted: Mapping[int, int], available: Mapping[int, int], multiple_of: int) -> dict[int, int]:
     """Round each width to a multiple, none above what is available, the total within one step of the wanted one.
 
@@ -158,4 +175,4 @@ def _ranked_widths(scores: ChannelScores, keep: float) -> dict[int, int]:
 def _gate(projection: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     gate = projection.channel_gate
     assert isinstance(gate, Tensor)
-    return (args[0] * F.relu(gate).to(args[0].dtype), *args[1:])
+    return (args[0] * relu(gate).to(args[0].dtype), *args[1:])

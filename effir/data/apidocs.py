@@ -34,6 +34,7 @@ class Package:
     name: str
     version: str
     licence: str
+    size: int  # bytes of the wheel
     sha256: str
 
     @property
@@ -45,22 +46,68 @@ class Package:
 # 58.1 MB in all. A compiled package is read from its wheel for CPython 3.11 on 64-bit Linux, on whatever machine.
 PACKAGES: dict[Part, tuple[Package, ...]] = {
     "train": (
-        Package("sympy", "1.14.0", "BSD-3-Clause", "e091cc3e99d2141a0ba2847328f5479b05d94a6635cb96148ccb3f34671bd8f5"),
-        Package("twisted", "26.10.0", "MIT", "3732f42af218925a0fe78d6668db55853f7fb532245a89a2669babe7d3000fa8"),
-        Package("pyvista", "0.49.1", "MIT", "e4bd78c829051207e885281c45d03280dcde25445e1885c0824518ea7849b1c8"),
-        Package("keras", "3.15.1", "Apache-2.0", "836460e480930acbd19bb7a17e62f9ecad40e8a9af9a651fc8d0586a96d27e20"),
-        Package("nltk", "3.10.4", "Apache-2.0", "769ba5413f265b7d3e87cd163cc28efa01e29eeef8bb6080bc907949d9fcfb51"),
-        Package("trimesh", "5.2.0", "MIT", "04db2c7ec62afdd7763fb04c82bb5f257ddd984993a19ee83697f475fc58fd29"),
-        Package("pymc", "5.28.5", "Apache-2.0", "29f44aa3edd727b29eb0a555eec0d9def4775a5d5c849eee31239384a5feaec2"),
+        Package(
+            "sympy",
+            "1.14.0",
+            "BSD-3-Clause",
+            6_299_353,
+            "e091cc3e99d2141a0ba2847328f5479b05d94a6635cb96148ccb3f34671bd8f5",
+        ),
+        Package(
+            "twisted", "26.10.0", "MIT", 3_251_703, "3732f42af218925a0fe78d6668db55853f7fb532245a89a2669babe7d3000fa8"
+        ),
+        Package(
+            "pyvista", "0.49.1", "MIT", 2_734_000, "e4bd78c829051207e885281c45d03280dcde25445e1885c0824518ea7849b1c8"
+        ),
+        Package(
+            "keras",
+            "3.15.1",
+            "Apache-2.0",
+            2_398_595,
+            "836460e480930acbd19bb7a17e62f9ecad40e8a9af9a651fc8d0586a96d27e20",
+        ),
+        Package(
+            "nltk",
+            "3.10.4",
+            "Apache-2.0",
+            1_722_994,
+            "769ba5413f265b7d3e87cd163cc28efa01e29eeef8bb6080bc907949d9fcfb51",
+        ),
+        Package("trimesh", "5.2.0", "MIT", 751_459, "04db2c7ec62afdd7763fb04c82bb5f257ddd984993a19ee83697f475fc58fd29"),
+        Package(
+            "pymc", "5.28.5", "Apache-2.0", 562_936, "29f44aa3edd727b29eb0a555eec0d9def4775a5d5c849eee31239384a5feaec2"
+        ),
     ),
     "dev": (
-        Package("xarray", "2026.9.0", "Apache-2.0", "fe349fa871628b1a0a5217af3fe1283a2862d5485156e6eda354fffb81c3bb7c"),
-        Package("dask", "2026.8.0", "BSD-3-Clause", "ccc0c83a189b0398602435189771d28dad7b5773b6089bb8dce14ae732dd782c"),
+        Package(
+            "xarray",
+            "2026.9.0",
+            "Apache-2.0",
+            1_445_445,
+            "fe349fa871628b1a0a5217af3fe1283a2862d5485156e6eda354fffb81c3bb7c",
+        ),
+        Package(
+            "dask",
+            "2026.8.0",
+            "BSD-3-Clause",
+            1_492_182,
+            "ccc0c83a189b0398602435189771d28dad7b5773b6089bb8dce14ae732dd782c",
+        ),
     ),
     "test": (
-        Package("scipy", "1.17.1", "BSD-3-Clause", "43af8d1f3bea642559019edfe64e9b11192a8978efbd1539d7bc2aaa23d92de4"),
         Package(
-            "networkx", "3.6.1", "BSD-3-Clause", "d47fbf302e7d9cbbb9e2555a0d267983d2aa476bac30e90dfbe5669bd57f3762"
+            "scipy",
+            "1.17.1",
+            "BSD-3-Clause",
+            35_349_300,
+            "43af8d1f3bea642559019edfe64e9b11192a8978efbd1539d7bc2aaa23d92de4",
+        ),
+        Package(
+            "networkx",
+            "3.6.1",
+            "BSD-3-Clause",
+            2_068_504,
+            "d47fbf302e7d9cbbb9e2555a0d267983d2aa476bac30e90dfbe5669bd57f3762",
         ),
     ),
 }

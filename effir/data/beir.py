@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effir.data.sources import fetch, unpack
+from effir.data.archives import unpack
+from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import read_jsonl, write_jsonl, writing
 

@@ -27,7 +27,7 @@ def install_calibration(source: str, train: Collection, into: Path, cache: Path)
 
 
 def load_calibration(path: Path, count: int) -> list[str]:
-    """The first ``count`` texts; EffirError where there are fewer."""
+    """Read the first ``count`` texts; EffirError where there are fewer."""
     with path.open(encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line, _ in zip(lines, range(count), strict=False)]
     if len(texts) < count:

@@ -1,0 +1,1 @@
+"""Prove: search quality, and measured cost."""

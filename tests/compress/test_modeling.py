@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
+torch.set_num_threads(1)  # as in this process: another number of threads adds in another order
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     model = AutoModel.from_pretrained(folder{trust}).eval()
     with torch.inference_mode():

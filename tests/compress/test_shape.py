@@ -60,6 +60,18 @@ def test_a_hand_counted_shape() -> None:
     assert cut.flops_per_token(1) == 128
 
 
+def test_mistral_7b_has_the_parameters_that_the_paper_counts(tmp_path: Path) -> None:
+    settings = {"num_hidden_layers": 32, "num_key_value_heads": 8, "intermediate_size": 14336}  # Mistral-7B-v0.1
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral", **settings}))
+    full = shape_of(tmp_path)
+    half = full.without("mlp", range(16))
+    slim = half.with_mlp_widths([width * 7 // 10 for width in half.mlp_widths])
+    drops = [full.without("mlp", range(20)), full.without("attention", range(16)), full.without("block", range(8))]
+    # EffiR's table: full, 16 MLPs, 20 MLPs, 16 attentions, 8 blocks; 16 MLPs and 30 % of the width.
+    billions = [round(shape.parameters() / 1e9, 1) for shape in (full, half, *drops, slim)]
+    assert billions == [7.1, 4.3, 3.6, 6.4, 5.4, 3.4]
+
+
 def test_a_block_is_both_its_sublayers() -> None:
     assert SHAPE.without("block", [1]) == SHAPE.without("mlp", [1]).without("attention", [1])
     assert SHAPE.without("block", [1]).layers == 3

@@ -77,9 +77,8 @@ def test_cutting_equals_zeroing(name: str, whole: Path, tmp_path: Path, batch: d
 def test_what_is_cut_matters(whole: Path, batch: dict[str, torch.Tensor]) -> None:
     """Without this, cutting could equal zeroing because neither does anything."""
     untouched = states(zeroed(whole), batch)
-    for name, what in CUTS.items():
-        if name != "nothing":
-            assert (states(zeroed(whole, **what), batch) - untouched).abs().max() > 0.01
+    for name in ("mlps", "attentions", "channels"):
+        assert (states(zeroed(whole, **CUTS[name]), batch) - untouched).abs().max() > 0.01
 
 
 def test_depth_then_width_equals_both_at_once(whole: Path, tmp_path: Path, batch: dict[str, torch.Tensor]) -> None:

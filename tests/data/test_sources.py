@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from effir.data.sources import fetch, parse_source, unpack
+from effir.data.archives import unpack
+from effir.data.sources import fetch, parse_source
 from effir.errors import EffirError
 
 BODY = bytes(range(256)) * 4096  # 1 MiB: 16 chunks

@@ -1,0 +1,92 @@
+"""The `effir` command: what a person does between two pipelines."""
+
+import json
+from pathlib import Path
+
+import click
+
+from effir.errors import EffirError
+
+PROFILES = Path("profiles")
+
+
+class Refusing(click.Group):
+    """A group whose commands turn a mistake that a person can mend into one sentence and exit status 2."""
+
+    def invoke(self, context: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except EffirError as error:
+            refusal = click.ClickException(str(error))
+            refusal.exit_code = 2
+            raise refusal from None
+
+
+@click.group(cls=Refusing)
+@click.version_option(package_name="effir")
+def main() -> None:
+    """Turn a decoder-only language model into a small, fast dense retriever.
+
+    The pipeline itself runs by DVC: `dvc repro`, `dvc exp run -S prune.width=0.6`.
+    """
+
+
+@main.command()
+@click.argument("query")
+@click.option("-k", "count", default=5, show_default=True, type=click.IntRange(min=1), help="How many documents.")
+@click.option("--set", "name", help="Which of data.eval to search; the first by default.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list, for programs.")
+def search(query: str, count: int, name: str | None, as_json: bool) -> None:
+    """Search the last index for QUERY.
+
+    Example: effir search "smooth a noisy signal" -k 5
+    """
+    from effir.files import require
+    from effir.params import load_params
+
+    chosen = name or load_params().data.eval[0]
+    index = require(Path("indexes") / chosen, made_by=f"index@{chosen}")
+    retriever = require(Path("models/retriever"), made_by="finetune")
+
+    from effir.retriever import encode_queries, open_retriever
+    from effir.search import open_index
+
+    hits = open_index(index).search(encode_queries(open_retriever(retriever), [query], 1), count)[0]
+    if as_json:
+        click.echo(json.dumps([{"id": hit.id, "title": hit.title, "score": hit.score} for hit in hits]))
+    else:
+        for hit in hits:
+            click.echo(f"{hit.score:.3f}  {hit.title or hit.id}")
+
+
+@main.group()
+def profile() -> None:
+    """Overlays on params.yaml: the paper's settings, a quick look."""
+
+
+@profile.command("list")
+def list_profiles() -> None:
+    """List the profiles by name.
+
+    Example: effir profile list
+    """
+    for path in sorted(PROFILES.glob("*.yaml")):
+        click.echo(path.stem)
+
+
+@profile.command()
+@click.argument("name")
+def use(name: str) -> None:
+    """Write profile NAME over params.yaml, whose comments stay; `git diff` shows what changed.
+
+    Example: effir profile use mistral-7b
+    """
+    from effir.profiles import use_profile
+
+    for key, old, new in use_profile(PROFILES, name):
+        click.echo(f"{key}: {old} -> {new}")
+
+
+if __name__ == "__main__":
+    main()

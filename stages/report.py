@@ -1,0 +1,26 @@
+"""Draw every plot from the reports."""
+
+import click
+
+from effir.files import read_json, writing
+from effir.report import draw_loss, draw_quality, draw_redundancy, draw_slimming
+from stages.paths import BASELINES, LOSS, METRICS, PLOTS, REDUNDANCY, SLIMMING
+from stages.program import checked
+
+
+@click.command()
+def main() -> None:
+    """Draw redundancy, slimming, healing and search quality from the JSON that other stages left."""
+    with checked() as params, writing(PLOTS) as plots:
+        plots.mkdir()
+        draw_redundancy(read_json(REDUNDANCY, made_by="analyze"), plots / "redundancy.png")
+        draw_slimming(read_json(SLIMMING, made_by="prune_width"), plots / "slimming.png")
+        draw_loss(read_json(LOSS, made_by="finetune"), plots / "finetune_loss.png")
+        for name in params.data.eval:
+            figures = read_json(METRICS / f"{name}.json", made_by=f"evaluate@{name}")
+            bm25 = read_json(BASELINES / f"{name}.json", made_by=f"bm25@{name}")
+            draw_quality(name, figures, bm25["figures"], plots / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

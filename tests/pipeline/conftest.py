@@ -1,0 +1,228 @@
+"""The real pipeline in a clone of its own: real DVC, git and MLflow, with a tiny model and two tiny collections."""
+
+import importlib
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from effir.data.beir import Document, write_collection
+
+HERE = Path(__file__).parents[2]
+# What a pipeline leaves behind: a fresh clone has none of it.
+MADE = ("reports", "metrics", "baselines", "dvc.lock")
+MODULES = """argparse asyncio collections decimal email.message fractions functools heapq inspect io itertools json
+logging os pathlib random re shutil socket statistics string subprocess tarfile tempfile textwrap threading typing
+unittest zipfile""".split()
+EOS = "<|end|>"
+# 30 steps of the tiny model leave time to kill the training between two of its checkpoints.
+BUDGET: Mapping[str, Mapping[str, Any]] = {
+    "data": {"train": "tiny", "eval": ["tiny"], "negatives": 2},
+    "analyze": {"texts": 32, "max_tokens": 32},
+    "prune": {"depth": 2, "width": 0.75, "multiple_of": 8, "steps": 4, "batch_size": 4},
+    "retriever": {"max_tokens": 32},
+    "finetune": {"steps": 30, "batch_size": 4, "negatives": 1, "max_tokens": 32, "checkpoint_every": 2},
+    "evaluate": {"bootstrap": 200},
+    "cost": {"documents": 8, "queries": 4, "batch_size": 4, "rounds": 2},
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A clone of this project; every command runs in its root."""
+
+    root: Path
+    env: Mapping[str, str]
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, both outputs in ``stdout``."""
+        return subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+            check=False,
+        )
+
+    def succeed(self, *command: str) -> str:
+        """Run a command that must end with 0; its output."""
+        done = self.run(*command)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def dvc(self, *arguments: str) -> str:
+        """Run DVC, which must end with 0; its output."""
+        return self.succeed(sys.executable, "-m", "dvc", *arguments)
+
+    def git(self, *arguments: str) -> str:
+        """Run git, which must end with 0; its output."""
+        return self.succeed("git", *arguments)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start DVC in the background; its outputs go to ``dvc.out`` beside the clone."""
+        with (self.root.parent / "dvc.out").open("wb") as output:
+            command = [sys.executable, "-m", "dvc", *arguments]
+            return subprocess.Popen(command, cwd=self.root, env=self.env, stdout=output, stderr=subprocess.STDOUT)
+
+    def json(self, path: str) -> Any:
+        """Read a JSON file of the clone."""
+        return json.loads((self.root / path).read_text(encoding="utf-8"))
+
+    def restore(self) -> None:
+        """Go back to the last commit: params and small outputs by git, big ones by DVC."""
+        self.git("restore", ".")
+        self.dvc("checkout", "--quiet")
+
+
+@dataclass(frozen=True)
+class Repro:
+    """The project after its first ``dvc repro``, committed."""
+
+    project: Project
+    output: str
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A clone in which no stage has run."""
+    home = tmp_path_factory.mktemp("pipeline")
+    project = Project(home / "clone", _environment(home))
+    _copy_tree(project.root)
+    _write_model(home / "llama")
+    texts = _docstrings()
+    _write_texts(home / "tiny", texts[:120], train=40)
+    _write_texts(home / "other", texts[120:240], train=0)
+    _write_params(project.root, home)
+    project.git("init", "--quiet", "--initial-branch=main")
+    _commit(project, "a fresh clone")
+    yield project
+    project.run(sys.executable, "-m", "dvc", "queue", "stop", "--kill")
+
+
+@pytest.fixture(scope="session")
+def repro(fresh: Project) -> Repro:
+    """The project after ``dvc repro``."""
+    output = fresh.dvc("repro")
+    _commit(fresh, "after dvc repro")
+    return Repro(fresh, output)
+
+
+@pytest.fixture
+def project(repro: Repro) -> Iterator[Project]:
+    """The project as ``repro`` left it; what a test changes is undone."""
+    yield repro.project
+    repro.project.restore()
+
+
+def _environment(home: Path) -> dict[str, str]:
+    foreign = ("DVC", "MLFLOW", "GIT_", "HF_", "PYTHONPATH")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    return kept | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(home / "dvc-site"),
+        "DVC_GLOBAL_CONFIG_DIR": str(home / "dvc-config"),
+        "DVC_SYSTEM_CONFIG_DIR": str(home / "dvc-system"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",  # threads wait for each other longer than so small a model computes
+        "HF_HOME": str(home / "hf"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        **{f"GIT_{who}_{what}": f"{who}@test".lower() for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }
+
+
+def _copy_tree(into: Path) -> None:
+    """Copy what git tracks or would track, as it is in the working tree."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        names = subprocess.run(listing, cwd=HERE, check=True, capture_output=True, text=True).stdout.split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("the pipeline tests clone this project's git working tree, and there is none")
+    for name in filter(None, names):
+        if Path(name).parts[0] not in MADE and (HERE / name).is_file():
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(HERE / name, into / name)
+
+
+def _commit(project: Project, message: str) -> None:
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", message)
+
+
+def _write_params(root: Path, home: Path) -> None:
+    path = root / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, values in BUDGET.items():
+        params[section] |= values
+    params["model"]["base"] = str(home / "llama")
+    params["data"]["collections"] = {name: str(home / name) for name in ("tiny", "other")}
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def _write_model(into: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    tokenizer = _train_tokenizer([f"{d.title} {d.text}" for d in _docstrings()])
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaModel(config).save_pretrained(into)
+    tokenizer.save_pretrained(into)
+
+
+def _train_tokenizer(texts: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=EOS, model_max_length=128)
+
+
+def _docstrings() -> list[Document]:
+    """240 public objects of the standard library with a docstring of more than one paragraph or line."""
+    found: dict[str, Document] = {}
+    for module in MODULES:
+        for name, value in sorted(vars(importlib.import_module(module)).items()):
+            text = inspect.getdoc(value) if callable(value) and not name.startswith("_") else None
+            if text and len(text.splitlines()) > 1 and text not in found:
+                found[text] = Document(f"{module}.{name}", f"{module}.{name}", text)
+    return list(islice(found.values(), 240))
+
+
+def _write_texts(folder: Path, documents: Sequence[Document], train: int) -> None:
+    """A collection: the first line of a docstring asks for the rest; ``train`` queries, and 20 to test."""
+    asked = {f"q{i}": document for i, document in enumerate(documents[: train + 20])}
+    queries = {query: document.text.splitlines()[0] for query, document in asked.items()}
+    rest = [Document(d.id, d.title, d.text.partition("\n")[2].strip()) for d in documents]
+    judged = [(query, {document.id: 1}) for query, document in asked.items()]
+    splits = {"train": dict(judged[:train]), "test": dict(judged[train:])}
+    write_collection(folder, rest, queries, {split: pairs for split, pairs in splits.items() if pairs})

@@ -1,0 +1,163 @@
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from effir.errors import EffirError
+from effir.files import (
+    project_root,
+    read_json,
+    read_jsonl,
+    require,
+    sha256_of,
+    state_dir,
+    write_json,
+    write_jsonl,
+    writing,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def dead() -> int:
+    """The id of a process that has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def test_a_file_is_absent_until_its_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "deep/er/a.txt"
+    with writing(target) as draft:
+        draft.write_text("new")
+        assert draft.parent == target.parent  # on the same file system: the rename is atomic
+        assert not target.exists()
+    assert tree(tmp_path) == {"deep/er/a.txt": "new"}
+
+
+def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/stale").write_text("old")
+    with writing(tmp_path / "model") as draft:
+        draft.mkdir()
+        (draft / "fresh").write_text("new")
+        assert names(tmp_path / "model") == ["stale"]
+    assert tree(tmp_path) == {"model/fresh": "new"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_exception_leaves_the_old_and_no_draft(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "kept"
+    if kind == "folder":
+        target.mkdir()
+    (target if kind == "file" else target / "inside").write_text("old")
+    before = tree(tmp_path)
+
+    def fail() -> None:
+        with writing(target) as draft:
+            if kind == "folder":
+                draft.mkdir()
+            (draft if kind == "file" else draft / "inside").write_text("half")
+            raise KeyError("in the middle")
+
+    with pytest.raises(KeyError):
+        fail()
+    assert tree(tmp_path) == before
+    assert names(tmp_path) == ["kept"]
+
+
+def test_drafts_of_killed_writers_are_removed_by_the_next_one(tmp_path: Path, dead: int) -> None:
+    (tmp_path / f".a.json.{dead}.draft").write_text("half")
+    folder = tmp_path / ".a.json.999999999.draft"  # beyond the largest id that Linux gives (2 ** 22)
+    folder.mkdir()
+    (folder / "part").write_text("half")
+    write_json(tmp_path / "a.json", 1)
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_drafts_of_living_writers_and_of_other_files_are_left_alone(tmp_path: Path, dead: int) -> None:
+    others = [
+        f".a.json.{os.getppid()}.draft",  # another process writes the same file right now
+        f".b.a.json.{dead}.draft",
+        f".axjson.{dead}.draft",
+        f".a.json.{dead}.draft.txt",
+        ".a.json.notes.draft",
+    ]
+    for name in others:
+        (tmp_path / name).write_text("other")
+    write_json(tmp_path / "a.json", 1)
+    assert names(tmp_path) == sorted([*others, "a.json"])
+
+
+def test_a_writer_killed_in_the_middle_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", "old")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from effir.files import writing\n"
+        "with writing(Path(sys.argv[1])) as draft:\n"
+        "    draft.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.json")], env=environment, check=False, timeout=30
+    )
+    assert killed.returncode == -9
+    assert read_json(tmp_path / "a.json", "analyze") == "old"
+    assert len(names(tmp_path)) == 2
+    write_json(tmp_path / "a.json", "new")
+    assert tree(tmp_path) == {"a.json": '"new"\n'}
+
+
+def test_json_lines_come_back_as_written_and_a_bad_line_is_named(tmp_path: Path) -> None:
+    rows = [{"text": "naïve 中文\nsecond line"}, {"text": "", "n": 0.1}]
+    write_jsonl(tmp_path / "a.jsonl", iter(rows))
+    assert list(read_jsonl(tmp_path / "a.jsonl")) == rows
+    assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 2
+    (tmp_path / "b.jsonl").write_text('{"a": 1}\n\n{"a": \n')
+    with pytest.raises(EffirError, match=r"b\.jsonl, line 3, is not JSON \(.*\): mend or remove it"):
+        list(read_jsonl(tmp_path / "b.jsonl"))
+    (tmp_path / "c.jsonl").write_text("[1]\n")
+    with pytest.raises(EffirError, match=r"c\.jsonl, line 1, is not a JSON object: mend or remove it"):
+        list(read_jsonl(tmp_path / "c.jsonl"))
+
+
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(EffirError, match=r"redundancy\.json is missing: run `dvc repro analyze`$"):
+        read_json(tmp_path / "redundancy.json", made_by="analyze")
+    with pytest.raises(EffirError, match=r"model is missing: run `dvc repro finetune`$"):
+        require(tmp_path / "model", made_by="finetune")
+
+
+def test_the_hash_of_a_file_is_its_sha256_and_of_a_folder_its_names_and_contents(tmp_path: Path) -> None:
+    for folder, order in (("one", ("b/c", "a")), ("two", ("a", "b/c"))):  # written in another order
+        for name in order:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_text(name)
+    file = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b/c")}
+    assert sha256_of(tmp_path / "one/a") == file["a"]
+    # A folder: one line a file, `name hash`, sorted by name.
+    assert sha256_of(tmp_path / "one") == hashlib.sha256(f"a {file['a']}\nb/c {file['b/c']}\n".encode()).hexdigest()
+    assert sha256_of(tmp_path / "one") == sha256_of(tmp_path / "two")
+    (tmp_path / "two/a").rename(tmp_path / "two/d")
+    assert sha256_of(tmp_path / "one") != sha256_of(tmp_path / "two")
+
+
+def test_state_lies_in_the_main_checkout_also_in_an_experiments_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    monkeypatch.chdir(tmp_path / "experiment")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert state_dir("checkpoints") == tmp_path.resolve() / ".effir/checkpoints"
+    assert (tmp_path / ".effir/checkpoints").is_dir()
+    monkeypatch.delenv("DVC_ROOT")
+    assert project_root() == (tmp_path / "experiment").resolve()

@@ -1,0 +1,125 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from effir.errors import EffirError
+from effir.params import Params, check_params, load_params
+
+MANUAL = Path(__file__).parents[1] / "params.yaml"
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """The project's own settings with one key changed, as ``-S`` changes it; None removes the key."""
+    values: dict[str, Any] = yaml.safe_load(MANUAL.read_text(encoding="utf-8"))
+    section, _, name = key.partition(".")
+    place, name = (values[section], name) if name else (values, section)
+    place[name] = value
+    if value is None:
+        del place[name]
+    return values
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    return {field.alias or name: field.annotation for name, field in Params.model_fields.items()}  # type: ignore[misc]
+
+
+def test_the_manual_is_a_valid_setting_and_names_every_key() -> None:
+    load_params(MANUAL)
+    written = yaml.safe_load(MANUAL.read_text(encoding="utf-8"))
+    assert {name: set(section) for name, section in written.items()} == {
+        name: set(section.model_fields) for name, section in sections().items()
+    }
+
+
+def test_every_key_says_what_it_is_in_the_code() -> None:
+    for name, section in sections().items():
+        for key, field in section.model_fields.items():
+            assert field.description, f"{name}.{key}"
+
+
+def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
+    lines = MANUAL.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("  ") and not line.lstrip().startswith("#"):
+            # Up to three keys of one thing (rank, alpha, dropout) may share a comment.
+            assert any(above.startswith("  #") for above in lines[number - 3 : number]), line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        (
+            "prune.width",
+            1.6,
+            "prune.width: input should be less than or equal to 1, got 1.6; "
+            "it is the share of the remaining MLP channels that is kept",
+        ),
+        (
+            "finetune.learning_rate",
+            "fast",
+            "finetune.learning_rate: input should be a valid number, unable to parse string as a number, got 'fast'; "
+            "it is the peak learning rate of the adapters",
+        ),
+        (
+            "prune.sublayer",
+            "norm",
+            "prune.sublayer: input should be 'mlp', 'attention' or 'block', got 'norm'; it is mlp, attention or block",
+        ),
+        (
+            "prune.depth",
+            -1,
+            "prune.depth: input should be greater than or equal to 0, got -1; it is the number of sublayers to drop",
+        ),
+        ("prune.nope", 3, "prune.nope is not a key of params.yaml: remove it or mend its name"),
+        ("prun", {}, "prun is not a key of params.yaml: remove it or mend its name"),
+        (
+            "prune.depth",
+            None,
+            "prune.depth is missing from params.yaml: the number of sublayers to drop",
+        ),
+        ("register", None, "register is missing from params.yaml: a section of settings"),
+        (
+            "finetune.negatives",
+            9,
+            "finetune.negatives must be at most data.negatives (3), got 9: mine more or train with fewer",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(key: str, value: Any, sentence: str) -> None:
+    with pytest.raises(EffirError) as refused:
+        check_params(changed(key, value))
+    assert str(refused.value) == sentence
+
+
+def test_a_value_inside_a_list_or_mapping_is_named_by_its_place() -> None:
+    with pytest.raises(EffirError, match=r"^data\.eval\.1: .*got '\.\./up'; it is names of the sets"):
+        check_params(changed("data.eval", ["apidocs", "../up"]))
+    with pytest.raises(EffirError, match=r"^data\.collections\.mine: .*got 3; it is own collections"):
+        check_params(changed("data.collections", {"mine": 3}))
+
+
+def test_numbers_that_arrive_as_text_are_numbers() -> None:
+    # YAML 1.1, which PyYAML reads, wants a dot: `-S finetune.learning_rate=1e-5` leaves the text "1e-5".
+    assert yaml.safe_load("1e-5") == "1e-5"
+    assert check_params(changed("finetune.learning_rate", "1e-5")).finetune.learning_rate == 1e-5
+    assert check_params(changed("prune.depth", "4")).prune.depth == 4
+
+
+def test_a_file_that_is_missing_or_no_mapping_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(EffirError, match=r"params\.yaml is missing: run this in the project's root, or restore it"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "broken.yaml").write_text("prune: [1,")
+    with pytest.raises(EffirError, match=r"broken\.yaml is not YAML: [^\n]+$"):
+        load_params(tmp_path / "broken.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(EffirError, match=r"^params\.yaml: [^\n]+, got None"):
+        load_params(tmp_path / "empty.yaml")
+
+
+def test_the_variant_names_depth_width_and_seed() -> None:
+    values = changed("prune.depth", 10)
+    values["prune"]["width"], values["finetune"]["seed"] = 0.5, 3
+    assert check_params(values).variant == "d10-w0.50-s3"
