@@ -24,7 +24,7 @@ def main(name: str) -> None:
             lambda texts: encode_documents(model, texts, index.batch_size, index.precision),
             INDEXES / name,
             factory=index.factory,
-            work=checkpoints_for(f"index-{name}", {"shard_size": index.shard_size, "precision": index.precision}, [RETRIEVER]),
+            work=checkpoints_for(f"index-{name}", index.model_dump(include={"shard_size", "precision"}), [RETRIEVER]),
             shard_size=index.shard_size,
         )
         stage.run.log_metrics(

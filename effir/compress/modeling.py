@@ -99,6 +99,10 @@ class CutModel:
             cut_layer(layer, config, width, kept)
         self.post_init()  # type: ignore[attr-defined]
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # transformers looks for attention code in this file, but it is the family's own
+
 
 def cut_family(family_config: Any, family_model: Any) -> Any:
     """Make a family's cut config and model, by the names ``EffirLlamaConfig`` and ``EffirLlamaModel``."""
