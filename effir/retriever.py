@@ -92,7 +92,8 @@ def encode_documents(
         return _encode(model, texts, "document", batch_size)
     with torch.autocast(model.device.type, torch.bfloat16):
         vectors = _encode(model, texts, "document", batch_size)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 def encode_queries(model: SentenceTransformer, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:

@@ -16,8 +16,14 @@ def main() -> None:
     with running("prune_depth") as stage:
         prune = stage.params.prune
         importance = Importance(**read_json(REDUNDANCY, made_by="analyze"))
-        dropped = lowest(importance.of(prune.sublayer), prune.depth, what=prune.sublayer)
-        shape = shape_of(require(BASE, made_by="download")).without(prune.sublayer, dropped)
+        shape = shape_of(require(BASE, made_by="download"))
+        dropped = lowest(
+            importance.of(prune.sublayer),
+            prune.depth,
+            what=f"{prune.sublayer} sublayers",
+            among=shape.having(prune.sublayer),
+        )
+        shape = shape.without(prune.sublayer, dropped)
         cut_checkpoint(BASE, DEPTH, shape)
         stage.run.log_metrics({"depth/dropped": len(dropped), "depth/parameters": shape.parameters(embeddings=False)})
 

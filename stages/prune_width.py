@@ -24,7 +24,7 @@ def main() -> None:
         params = stage.params
         shape = shape_of(require(DEPTH, made_by="prune_depth"))
         channels, report = {}, None
-        if params.prune.width < 1:
+        if params.prune.width < 1 and any(shape.mlp_widths):
             examples = load_examples(require(TRAIN, made_by="download"), "train", negatives=0)
             model = build_retriever(DEPTH, **retriever_settings(params))
             scoring, schedule = gate_scoring(params), gate_schedule(params)

@@ -81,17 +81,21 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
             "prune.depth is missing from params.yaml: the number of sublayers to drop",
         ),
         ("register", None, "register is missing from params.yaml: a section of settings"),
-        (
-            "finetune.negatives",
-            9,
-            "finetune.negatives must be at most data.negatives (3), got 9: mine more or train with fewer",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(key: str, value: Any, sentence: str) -> None:
     with pytest.raises(EffirError) as refused:
         check_params(changed(key, value))
     assert str(refused.value) == sentence
+
+
+def test_more_negatives_than_are_mined_contradict_each_other() -> None:
+    values = changed("data.negatives", 3)
+    values["finetune"]["negatives"] = 4
+    with pytest.raises(
+        EffirError, match=r"^finetune\.negatives must be at most data\.negatives \(3\), got 4: mine more or train with"
+    ):
+        check_params(values)
 
 
 def test_a_value_inside_a_list_or_mapping_is_named_by_its_place() -> None:

@@ -118,6 +118,16 @@ def test_a_vector_is_the_normalised_state_of_the_last_token_or_the_mean_over_all
     assert np.abs(found[0] - found[1]).max() > 0.05
 
 
+def test_bfloat16_gives_unit_vectors_close_to_those_of_float32(build: Callable[..., SentenceTransformer]) -> None:
+    model = build(pooling="mean")
+    exact, rounded = encode_documents(model, TEXTS, 4), encode_documents(model, TEXTS, 4, precision="bfloat16")
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rounded, axis=1), 1, atol=1e-6)
+    # bfloat16 has 8 bits: a relative error of up to 2^-9 at each of some dozens of operations.
+    assert (exact * rounded).sum(axis=1).min() > 0.99
+    assert not np.array_equal(exact, rounded)
+
+
 def test_prompts_stand_before_the_text_and_travel_with_the_folder(
     build: Callable[..., SentenceTransformer], tmp_path: Path
 ) -> None:
