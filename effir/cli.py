@@ -10,17 +10,21 @@ from effir.errors import EffirError
 PROFILES = Path("profiles")
 
 
+class Refusal(click.ClickException):
+    """One sentence, no traceback, exit status 2."""
+
+    exit_code = 2
+
+
 class Refusing(click.Group):
-    """A group whose commands turn a mistake that a person can mend into one sentence and exit status 2."""
+    """A group whose commands turn a mistake that a person can mend into a refusal."""
 
     def invoke(self, context: click.Context) -> object:
         """Run the command."""
         try:
             return super().invoke(context)
         except EffirError as error:
-            refusal = click.ClickException(str(error))
-            refusal.exit_code = 2
-            raise refusal from None
+            raise Refusal(str(error)) from None
 
 
 @click.group(cls=Refusing)

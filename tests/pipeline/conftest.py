@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -71,11 +72,17 @@ class Project:
         """Run git, which must end with 0; its output."""
         return self.succeed("git", *arguments)
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start DVC in the background; its outputs go to ``dvc.out`` beside the clone."""
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run DVC beside the block, and kill it at the end; its outputs go to ``dvc.out`` beside the clone."""
+        command = [sys.executable, "-m", "dvc", *arguments]
         with (self.root.parent / "dvc.out").open("wb") as output:
-            command = [sys.executable, "-m", "dvc", *arguments]
-            return subprocess.Popen(command, cwd=self.root, env=self.env, stdout=output, stderr=subprocess.STDOUT)
+            dvc = subprocess.Popen(command, cwd=self.root, env=self.env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield dvc
+        finally:
+            dvc.kill()
+            dvc.wait()
 
     def json(self, path: str) -> Any:
         """Read a JSON file of the clone."""

@@ -201,11 +201,10 @@ def test_a_missing_stage_output_names_the_command_that_makes_it(project: Project
 def test_a_killed_training_leaves_no_process_and_goes_on_from_its_checkpoint(project: Project) -> None:
     whole = locked(project)["models/retriever"]
     forget(project, "finetune")
-    dvc = project.start("repro", "finetune")
-    wait_for(lambda: checkpoint(project) >= 4, 60, "training passes step 4")
-    below = psutil.Process(dvc.pid).children(recursive=True)
-    dvc.send_signal(signal.SIGKILL)
-    dvc.wait()
+    with project.started("repro", "finetune") as dvc:
+        wait_for(lambda: checkpoint(project) >= 4, 240, "training passes step 4")
+        below = psutil.Process(dvc.pid).children(recursive=True)
+        dvc.send_signal(signal.SIGKILL)
     reached = checkpoint(project)
     assert below
     wait_for(lambda: not any(alive(process) for process in below), 3, "the stage ends after DVC")
@@ -233,7 +232,8 @@ def forget(project: Project, stage: str) -> None:
     lock = yaml.safe_load(path.read_text(encoding="utf-8"))
     del lock["stages"][stage]
     path.write_text(yaml.safe_dump(lock), encoding="utf-8")
-    shutil.rmtree(project.root / ".dvc/cache/runs")
+    for state in (".dvc/cache/runs", ".effir/checkpoints"):
+        shutil.rmtree(project.root / state, ignore_errors=True)
 
 
 def checkpoint(project: Project) -> int:
