@@ -103,7 +103,7 @@ def encode_queries(model: SentenceTransformer, texts: Sequence[str], batch_size:
 
 def mean_tokens(model: SentenceTransformer, texts: Sequence[str]) -> int:
     """Average the number of tokens that the retriever reads of each text, EOS included, cut at its maximum."""
-    lengths: list[int] = [min(len(ids), model.max_seq_length) for ids in model.tokenizer(list(texts))["input_ids"]]
+    lengths: list[int] = [len(ids) for ids in model.tokenizer(list(texts), truncation=True)["input_ids"]]
     return round(sum(lengths) / len(lengths))
 
 

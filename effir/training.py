@@ -1,7 +1,5 @@
 """The loss and the trainer that slimming and healing share."""
 
-import hashlib
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +25,6 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from effir.data.examples import Example
 from effir.errors import EffirError
-from effir.files import sha256_of, state_dir
 from effir.precision import Precision, uses_bfloat16
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -128,12 +125,6 @@ def fit(
         trainer.train(resume_from_checkpoint=resume)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
-
-
-def checkpoints_for(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Path:
-    """Name a folder for resumable checkpoints by the hash of all that decides what the stage trains."""
-    identity = json.dumps([settings, [sha256_of(path) for path in inputs]], sort_keys=True)
-    return state_dir("checkpoints") / f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def as_columns(examples: Sequence[Example]) -> Dataset:

@@ -4,7 +4,6 @@ import click
 
 from effir.data.beir import open_collection
 from effir.data.bm25 import bm25_search
-from effir.data.catalog import evaluation_split
 from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
 from effir.files import require, write_json
 from stages.paths import BASELINES, EVAL
@@ -18,7 +17,7 @@ def main(name: str) -> None:
     with running(f"bm25@{name}") as stage:
         evaluate = stage.params.evaluate
         collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
-        split = evaluation_split(collection)
+        split = collection.evaluation_split()
         run = bm25_search(collection.documents(), collection.queries(split), evaluate.depth)
         quality = evaluate_run(run, collection.judgements(split))
         ndcg = quality.by_query("ndcg_at_10")

@@ -3,7 +3,6 @@
 import click
 
 from effir.data.beir import open_collection
-from effir.data.catalog import evaluation_split
 from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
 from effir.files import read_json, require, write_json
 from effir.retriever import encode_queries, open_retriever
@@ -21,7 +20,7 @@ def main(name: str) -> None:
         collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
         index = open_index(require(INDEXES / name, made_by=f"index@{name}"))
         bm25 = read_json(BASELINES / f"{name}.json", made_by=f"bm25@{name}")
-        split = evaluation_split(collection)
+        split = collection.evaluation_split()
         queries = collection.queries(split)
         vectors = encode_queries(open_retriever(RETRIEVER), list(queries.values()), stage.params.index.batch_size)
         # One result more than asked: BEIR leaves out a document that has the query's own id.

@@ -4,8 +4,9 @@ import click
 
 from effir.data.examples import load_examples
 from effir.files import require, write_json
+from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever, save_retriever
-from effir.training import checkpoints_for, heal
+from effir.training import heal
 from stages.paths import LOSS, RETRIEVER, TRAIN, WIDTH
 from stages.program import running
 from stages.settings import healing_adapters, healing_schedule, retriever_settings

@@ -4,9 +4,9 @@ import click
 
 from effir.data.beir import open_collection
 from effir.files import require
+from effir.resuming import checkpoints_for
 from effir.retriever import encode_documents, open_retriever
 from effir.search import build_index
-from effir.training import checkpoints_for
 from stages.paths import EVAL, INDEXES, RETRIEVER
 from stages.program import running
 

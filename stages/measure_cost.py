@@ -8,7 +8,6 @@ import torch
 
 from effir.compress.shape import shape_of
 from effir.data.beir import open_collection
-from effir.data.catalog import evaluation_split
 from effir.evaluation.cost import Measured, bytes_on_disk, compare_speed, cost_report, one_at_a_time
 from effir.files import require, write_json
 from effir.retriever import build_retriever, encode_documents, encode_queries, mean_tokens, open_retriever
@@ -25,7 +24,7 @@ def main() -> None:
         name = params.data.eval[0]
         collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
         documents = [document.content for document in islice(collection.documents(), cost.documents)]
-        queries = list(collection.queries(evaluation_split(collection)).values())[: cost.queries]
+        queries = list(collection.queries(collection.evaluation_split()).values())[: cost.queries]
         models = {
             "base": build_retriever(require(BASE, made_by="download"), **retriever_settings(params)),
             "cut": open_retriever(require(RETRIEVER, made_by="finetune")),

@@ -10,8 +10,8 @@ from effir.compress.slimming import choose_channels, describe_scores
 from effir.compress.surgery import cut_checkpoint
 from effir.data.examples import load_examples
 from effir.files import require, write_json
+from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever
-from effir.training import checkpoints_for
 from stages.paths import DEPTH, SLIMMING, TRAIN, WIDTH
 from stages.program import running
 from stages.settings import gate_schedule, gate_scoring, retriever_settings

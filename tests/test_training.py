@@ -14,6 +14,7 @@ from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.files import write_json
 from effir.precision import uses_bfloat16
+from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever, encode_documents
 from effir.training import (
     PROJECTIONS,
@@ -21,7 +22,6 @@ from effir.training import (
     Schedule,
     add_adapters,
     as_columns,
-    checkpoints_for,
     cosine,
     fit,
     heal,

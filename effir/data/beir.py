@@ -68,6 +68,13 @@ class Collection:
         """The splits that have judgements, sorted."""
         return sorted(path.stem for path in (self.folder / QRELS).glob("*.tsv"))
 
+    def evaluation_split(self) -> str:
+        """Name the split to judge by: ``test`` where it is judged, otherwise ``dev``; EffirError where neither is."""
+        for split in ("test", "dev"):
+            if split in self.splits:
+                return split
+        raise EffirError(f"{self.folder / QRELS} has neither test.tsv nor dev.tsv: add judgements to evaluate on")
+
     def documents(self) -> Iterator[Document]:
         """Stream the corpus in file order; EffirError names a row without ``_id`` or ``text``."""
         for number, row in _rows(self.folder / CORPUS):

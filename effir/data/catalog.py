@@ -34,11 +34,3 @@ def install_evaluation(
     if name in APIDOCS:
         return install_apidocs(APIDOCS[name], into, cache)  # type: ignore[arg-type]
     return install_collection(name, into, mirror=mirror, collections=collections, cache=cache)
-
-
-def evaluation_split(collection: Collection) -> str:
-    """``test`` where there is one, otherwise ``dev``; EffirError where there is neither."""
-    for split in ("test", "dev"):
-        if split in collection.splits:
-            return split
-    raise EffirError(f"{collection.folder}/qrels has neither test.tsv nor dev.tsv: add the judgements to evaluate on")

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from effir.data.beir import Document, write_collection
-from effir.data.catalog import evaluation_split, install_evaluation, install_training
+from effir.data.catalog import install_evaluation, install_training
 from effir.data.examples import load_examples
 from effir.errors import EffirError
 
@@ -54,11 +54,11 @@ def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
 def test_sets_are_judged_on_test_or_else_on_dev(tmp_path: Path, splits: tuple[str, ...], judged: str) -> None:
     own = collection(tmp_path / "own", *splits)
     installed = install_evaluation("mine", tmp_path / "set", **settings(tmp_path, mine=own))
-    assert evaluation_split(installed) == judged
+    assert installed.evaluation_split() == judged
 
 
 def test_a_set_with_neither_cannot_be_judged(tmp_path: Path) -> None:
     own = collection(tmp_path / "own", "train")
     installed = install_evaluation("mine", tmp_path / "set", **settings(tmp_path, mine=own))
-    with pytest.raises(EffirError, match=r"set/qrels has neither test\.tsv nor dev\.tsv: add the judgements"):
-        evaluation_split(installed)
+    with pytest.raises(EffirError, match=r"set/qrels has neither test\.tsv nor dev\.tsv: add judgements"):
+        installed.evaluation_split()
