@@ -72,6 +72,7 @@ def _open(uri: str, root: Path) -> Store:
         with store_lock():
             _prepare_sqlite(uri)
             client = _client(uri)
+            _make_default(uri)
             return Store(uri, client, _experiment(client, None if uri.startswith("http") else root / "mlruns"))
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
         reason = str(error).splitlines()[0]
@@ -112,6 +113,14 @@ def _client(uri: str) -> Any:
     import mlflow
 
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _make_default(uri: str) -> None:
+    """Let MLflow itself use the store too: its registry looks logged models up in the default one, not the client's."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
 
 
 def _quieten() -> None:

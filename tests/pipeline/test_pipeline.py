@@ -214,7 +214,10 @@ def test_a_killed_training_leaves_no_process_and_goes_on_from_its_checkpoint(pro
     steps = {int(step) for step in re.findall(r"(\d+)/30 \[", output)} - {0}
     assert min(steps) > reached  # the bar starts where the checkpoint was
     assert locked(project)["models/retriever"] == whole  # byte for byte, so every metric is the same
-    assert set(ran(output)) == {"finetune"}
+    assert set(ran(output)) == {
+        "finetune",
+        "register",
+    }  # the run of finetune is a new one, so the pipeline's run is too
     store = Store(project)
     trained = [r for r in store.stages(store.pipelines("workspace")[0]) if r.data.tags["effir.stage"] == "finetune"]
     statuses = [run.info.status for run in trained]
