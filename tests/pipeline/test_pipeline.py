@@ -82,7 +82,8 @@ def test_git_keeps_figures_and_no_big_artifact(repro: Repro) -> None:
     tracked = set(repro.project.git("ls-files").split())
     assert {"dvc.lock", "metrics/tiny.json", "metrics/cost.json", "baselines/tiny.json"} <= tracked
     assert {f"reports/{name}.json" for name in ("redundancy", "slimming", "finetune_loss", "tiny-queries")} <= tracked
-    assert not [name for name in tracked if name.split("/")[0] in {"models", "data", "indexes", "runs", "mlruns"}]
+    made = [name for name in tracked if name.split("/")[0] in {"models", "data", "indexes", "runs", "mlruns"}]
+    assert sorted(made) == ["data/.gitignore", "models/.gitignore"]
     assert not [name for name in tracked if name.endswith((".safetensors", ".db", ".faiss"))]
     assert (repro.project.root / "runs/index@tiny.json").is_file()
 
