@@ -56,12 +56,21 @@ class PruneParams(Section):
     depth: Amount = Field(description="the number of sublayers to drop")
     width: Share = Field(description="the share of the remaining MLP channels that is kept")
     method: Literal["slimming", "taylor", "magnitude"] = Field(description="slimming, taylor or magnitude")
+    keep_gates: bool = Field(description="true or false: whether trained gates are folded into the weights")
     multiple_of: Count = Field(description="widths are rounded to a multiple of it, in channels")
     steps: Count = Field(description="steps of gate training, or of gradients for taylor, or of batches for magnitude")
     batch_size: Annotated[int, Field(ge=2)] = Field(description="training examples in a step, two or more")
     learning_rate: Positive = Field(description="the learning rate of the gates")
     l0_weight: Annotated[float, Field(ge=0)] = Field(description="lambda, the weight of the gates' L0 norm in the loss")
     sharpness: Positive = Field(description="beta, the sharpness of the sigmoid that relaxes the L0 norm")
+
+
+class RestoreParams(Section):
+    """How a model that lost sublayers is brought back near the base model, before it is slimmed."""
+
+    steps: Amount = Field(description="optimiser steps; 0 restores nothing")
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="training pairs in a step, two or more")
+    learning_rate: Positive = Field(description="the peak learning rate of the adapters")
 
 
 class RetrieverParams(Section):
@@ -131,6 +140,7 @@ class Params(Section):
     data: DataParams
     analyze: AnalyzeParams
     prune: PruneParams
+    restore: RestoreParams
     retriever: RetrieverParams
     finetune: FinetuneParams
     index: IndexParams

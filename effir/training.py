@@ -1,10 +1,10 @@
-"""The loss and the trainer that slimming and healing share."""
+"""The losses, and the trainer that restoring, slimming and healing share."""
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from sentence_transformers import (
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -90,8 +90,61 @@ def heal(
     """
     if schedule.steps == 0:
         return []
+    return _fit_adapters(model, examples, info_nce(model, temperature), adapters, schedule, checkpoints, log)
+
+
+class RestorationLoss(nn.Module):
+    """Mean ``1 - cos`` between the final hidden states of a model and of its teacher, over the real tokens of a batch.
+
+    The teacher is the model before it was cut: no judgement is needed, and each token teaches, not each pair.
+    """
+
+    def __init__(self, model: SentenceTransformer, teacher: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+        self._teacher = [teacher.eval()]  # in a list: no submodule, so that it neither trains nor is saved
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
+        """Return the scalar loss of one batch of tokenised columns; labels are not read."""
+        distances = []
+        for features in sentence_features:
+            real = features["attention_mask"].bool()
+            with torch.no_grad():
+                wanted = self._teacher[0](dict(features))["token_embeddings"][real]
+            found = self.model(dict(features))["token_embeddings"][real]
+            distances.append(1 - cosine_similarity(found.float(), wanted.float(), dim=-1))
+        return torch.cat(distances).mean()
+
+
+def restore(
+    model: SentenceTransformer,
+    teacher: SentenceTransformer,
+    examples: Sequence[Example],
+    *,
+    adapters: Adapters,
+    schedule: Schedule,
+    checkpoints: Path,
+    log: Log,
+) -> list[dict[str, float]]:
+    """Teach a cut model, in place, the hidden states that its sublayers would have made, and fold the adapters in.
+
+    Reads queries and positives, never hard negatives. Returns the loss curve as ``heal`` does.
+    """
+    pairs = [replace(example, negatives=()) for example in examples]
+    return _fit_adapters(model, pairs, RestorationLoss(model, teacher), adapters, schedule, checkpoints, log)
+
+
+def _fit_adapters(
+    model: SentenceTransformer,
+    examples: Sequence[Example],
+    loss: nn.Module,
+    adapters: Adapters,
+    schedule: Schedule,
+    checkpoints: Path,
+    log: Log,
+) -> list[dict[str, float]]:
     add_adapters(model, adapters, schedule.seed)
-    curve = fit(model, examples, info_nce(model, temperature), schedule, checkpoints, log)
+    curve = fit(model, examples, loss, schedule, checkpoints, log)
     merge_adapters(model)
     return curve
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 BASE = Path("models/base")
 DEPTH = Path("models/depth")
+RESTORED = Path("models/restored")
 WIDTH = Path("models/width")
 RETRIEVER = Path("models/retriever")
 CALIBRATION = Path("data/calibration.jsonl")
@@ -16,5 +17,6 @@ PLOTS = REPORTS / "plots"
 METRICS = Path("metrics")
 REDUNDANCY = REPORTS / "redundancy.json"
 SLIMMING = REPORTS / "slimming.json"
+RESTORATION = REPORTS / "restore_loss.json"
 LOSS = REPORTS / "finetune_loss.json"
 COST = METRICS / "cost.json"

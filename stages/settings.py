@@ -12,8 +12,24 @@ def retriever_settings(params: Params) -> dict[str, Any]:
     return params.retriever.model_dump()
 
 
+def restoring_schedule(params: Params) -> Schedule:
+    """Say how the adapters train towards the base model's hidden states; on batches of their own, as the gates do."""
+    restore, finetune = params.restore, params.finetune
+    return Schedule(
+        steps=restore.steps,
+        batch_size=restore.batch_size,
+        learning_rate=restore.learning_rate,
+        warmup=finetune.warmup,
+        decay="cosine",
+        max_tokens=finetune.max_tokens,
+        precision=finetune.precision,
+        checkpoint_every=finetune.checkpoint_every,
+        seed=finetune.seed + 2,
+    )
+
+
 def gate_schedule(params: Params) -> Schedule:
-    """Say how the gates train."""
+    """Say how the gates train; on other batches than the adapters, which would else learn what gates know by heart."""
     prune, finetune = params.prune, params.finetune
     return Schedule(
         steps=prune.steps,
@@ -24,7 +40,7 @@ def gate_schedule(params: Params) -> Schedule:
         max_tokens=finetune.max_tokens,
         precision=finetune.precision,
         checkpoint_every=finetune.checkpoint_every,
-        seed=finetune.seed,
+        seed=finetune.seed + 1,
     )
 
 

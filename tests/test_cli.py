@@ -37,7 +37,7 @@ def test_search_outside_a_project_says_where_to_run_it(tmp_path: Path, monkeypat
 def test_profile_use_prints_each_change(project: Path) -> None:
     result = effir("profile", "use", "mistral-7b")
     assert result.exit_code == 0
-    assert "prune.depth: 8 -> 16" in result.output.splitlines()
+    assert "prune.depth: 10 -> 16" in result.output.splitlines()
 
 
 def test_an_unknown_profile_is_one_sentence(project: Path) -> None:

@@ -1,5 +1,6 @@
-"""A checkpoint opened to be measured, and texts as its batches."""
+"""A checkpoint opened to be measured, texts as its batches, and a trained one saved again."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import effir  # noqa: F401  registers the cut architectures with transformers
+from effir.files import writing
 
 
 def load_model(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -18,6 +20,15 @@ def load_model(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.padding_side = "right"
     return model.eval(), tokenizer
+
+
+def save_model(model: PreTrainedModel, source: Path, into: Path) -> None:
+    """Write ``model``, opened from ``source`` and trained since, with the tokenizer and licences of ``source``."""
+    with writing(into) as draft:
+        model.save_pretrained(draft)
+        for path in source.iterdir():
+            if path.is_file() and ".safetensors" not in path.name and not (draft / path.name).exists():
+                shutil.copyfile(path, draft / path.name)
 
 
 def token_batches(

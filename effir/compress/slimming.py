@@ -71,6 +71,11 @@ def opened(gates: Mapping[int, Tensor]) -> ChannelScores:
     return {layer: gate.detach().clone() for layer, gate in gates.items()}
 
 
+def factors(scores: ChannelScores) -> dict[int, Tensor]:
+    """Return what trained gates multiply their channels by: ReLU(z), shape (width,) a layer."""
+    return {layer: relu(score) for layer, score in scores.items()}
+
+
 def taylor_scores(gates: Mapping[int, nn.Parameter], losses: Iterable[Tensor]) -> ChannelScores:
     """Sum over batches of |dLoss/dz| at z = 1: the first-order change of the loss when a channel is removed.
 

@@ -18,6 +18,7 @@ from effir.errors import EffirError
 from effir.files import read_json, write_json, writing
 
 Channels = Mapping[int, Sequence[int]]
+Gates = Mapping[int, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
 WEIGHTS = "model.safetensors"
@@ -44,20 +45,25 @@ TOKENIZER_FILES = (
 )
 
 
-def cut_checkpoint(source: Path, into: Path, shape: ModelShape, channels: Channels | None = None) -> None:
+def cut_checkpoint(
+    source: Path, into: Path, shape: ModelShape, channels: Channels | None = None, gates: Gates | None = None
+) -> None:
     """Write the checkpoint ``source``, whole or already cut, to the folder ``into`` as a model of shape ``shape``.
 
     ``channels[layer]`` names the MLP channels that stay, by their index in ``source``, wherever a width shrinks.
-    The result computes what ``source`` would with the rest zeroed; no cut weight is stored. EffirError where shape,
-    channels and source do not agree; then ``into`` is left as it was.
+    The result computes what ``source`` would with the rest zeroed; no cut weight is stored. ``gates[layer]``, of shape
+    (width in ``source``,), multiplies the channels: it is folded into ``down_proj``, so that it costs nothing.
+    EffirError where shape, channels, gates and source do not agree; then ``into`` is left as it was.
     """
     if into.resolve() == source.resolve():
         raise EffirError(f"{source} cannot be cut onto itself: name another folder to write to")
-    kept = _checked_channels(shape_of(source), shape, channels or {})
+    whole = shape_of(source)
+    kept = _checked_channels(whole, shape, channels or {})
+    _check_gates(gates or {}, whole)
     config = _cut_config(source, shape)
     with writing(into) as draft:
         draft.mkdir()
-        _cut_weights(source, draft, kept, _expected(config, shape.family))
+        _cut_weights(source, draft, kept, gates or {}, _expected(config, shape.family))
         write_json(draft / "config.json", config)
         shutil.copyfile(modeling.__file__, draft / "modeling.py")
         _copy_tokenizer(source, draft)
@@ -88,6 +94,15 @@ def _check_layer(layer: int, kept: Sequence[int] | None, whole: ModelShape, shap
         raise EffirError(f"layer {layer}'s MLP has channels 0 to {there - 1}, not {min(kept)} to {max(kept)}")
 
 
+def _check_gates(gates: Gates, whole: ModelShape) -> None:
+    for layer, gate in gates.items():
+        there = whole.mlp_widths[layer] if 0 <= layer < whole.layers else 0
+        if gate.shape != (there,):
+            raise EffirError(
+                f"layer {layer}'s MLP has {there} channels, but gates of shape {tuple(gate.shape)} are given"
+            )
+
+
 def _cut_config(source: Path, shape: ModelShape) -> dict[str, Any]:
     config = read_config(source)
     family = family_of(config, source)
@@ -114,10 +129,10 @@ def _expected(config: dict[str, Any], family: str) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _cut_weights(source: Path, draft: Path, kept: dict[int, list[int]], expected: Shapes) -> None:
+def _cut_weights(source: Path, draft: Path, kept: dict[int, list[int]], gates: Gates, expected: Shapes) -> None:
     shards, missing, weight_map, total = _shards(source), set(expected), {}, 0
     for shard in shards:
-        tensors = {name: _cut(name, tensor, kept) for name, tensor in _stored(shard, missing)}
+        tensors = {name: _cut(name, _gated(name, tensor, gates), kept) for name, tensor in _stored(shard, missing)}
         _check_shapes(tensors, expected, shard)
         missing -= set(tensors)
         if tensors:
@@ -147,6 +162,14 @@ def _stored(shard: Path, wanted: Collection[str]) -> Iterator[tuple[str, Tensor]
         for name in sorted(file.keys()):
             if name.removeprefix("model.") in wanted:
                 yield name.removeprefix("model."), file.get_tensor(name)
+
+
+def _gated(name: str, tensor: Tensor, gates: Gates) -> Tensor:
+    """Multiply the columns of a ``down_proj`` by its layer's gates; return any other tensor as it is."""
+    found = re.fullmatch(r"layers\.(\d+)\.mlp\.down_proj\.weight", name)
+    if found is None or int(found[1]) not in gates:
+        return tensor
+    return (tensor.float() * gates[int(found[1])].float().cpu()).to(tensor.dtype)
 
 
 def _cut(name: str, tensor: Tensor, kept: dict[int, list[int]]) -> Tensor:

@@ -123,7 +123,7 @@ class PartSize:
 
 SIZES: dict[Part, PartSize] = {
     "train": PartSize(documents=None, queries=None),
-    "dev": PartSize(documents=1200, queries=200),
+    "dev": PartSize(documents=None, queries=None),
     "test": PartSize(documents=3000, queries=300),
 }
 

@@ -183,6 +183,30 @@ def test_channels_that_contradict_the_shape_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_gates_are_folded_into_the_channels_that_stay(
+    whole: Path, tmp_path: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    gate = torch.linspace(0, 2, WIDTH)
+    channels = {0: range(5, 40)}
+    widths = [35, *[WIDTH] * (LAYERS - 1)]
+    gates = {0: gate, 2: gate.flip(0)}  # layer 0 loses channels too, layer 2 does not
+    cut_checkpoint(whole, tmp_path / "cut", shape_of(whole).with_mlp_widths(widths), channels, gates)
+    reference = zeroed(whole, channels=channels)
+    ungated = states(reference, batch)
+    for layer, factors in gates.items():
+        reference.layers[layer].mlp.down_proj.register_forward_pre_hook(lambda _, args, g=factors: (args[0] * g,))
+    gated = states(reference, batch)
+    torch.testing.assert_close(states(opened(tmp_path / "cut"), batch), gated, atol=1e-5, rtol=0)
+    assert (gated - ungated).abs().max() > 0.01
+
+
+def test_gates_of_another_width_are_refused(whole_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    whole = whole_checkpoint("llama")
+    with pytest.raises(EffirError, match=r"layer 1's MLP has 48 channels, but gates of shape \(3,\) are given"):
+        cut_checkpoint(whole, tmp_path / "cut", shape_of(whole), gates={1: torch.ones(3)})
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_was_cut_does_not_come_back(whole_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     whole = whole_checkpoint("llama")
     folder = cut(whole, tmp_path / "cut", mlp=[1], attention=[2])

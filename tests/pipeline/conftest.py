@@ -31,6 +31,7 @@ BUDGET: Mapping[str, Mapping[str, Any]] = {
     "data": {"train": "tiny", "eval": ["tiny"], "negatives": 2},
     "analyze": {"texts": 32, "max_tokens": 32},
     "prune": {"depth": 2, "width": 0.75, "multiple_of": 8, "steps": 4, "batch_size": 4},
+    "restore": {"steps": 4, "batch_size": 4},
     "retriever": {"max_tokens": 32},
     "finetune": {"steps": 30, "batch_size": 4, "negatives": 1, "max_tokens": 32, "checkpoint_every": 2},
     "evaluate": {"bootstrap": 200},

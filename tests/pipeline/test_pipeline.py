@@ -18,8 +18,8 @@ from tests.pipeline.conftest import Project, Repro
 
 pytestmark = pytest.mark.pipeline
 
-SINGLE = {"download", "analyze", "prune_depth", "prune_width", "finetune", "measure_cost"}
-BEFORE_WIDTH = {"download", "download_eval@tiny", "bm25@tiny", "analyze", "prune_depth"}
+SINGLE = {"download", "analyze", "prune_depth", "restore", "prune_width", "finetune", "measure_cost"}
+BEFORE_WIDTH = {"download", "download_eval@tiny", "bm25@tiny", "analyze", "prune_depth", "restore"}
 FROM_WIDTH = {"prune_width", "finetune", "index@tiny", "evaluate@tiny", "measure_cost"}
 LAST = {"report", "register"}  # they keep no MLflow run of their own
 UP_TO_DATE = "Data and pipelines are up to date."

@@ -1,0 +1,43 @@
+"""Restore what dropping took: teach the cut model the base model's hidden states."""
+
+from dataclasses import asdict
+
+import click
+
+from effir.compress.loading import save_model
+from effir.compress.shape import shape_of
+from effir.data.examples import load_examples
+from effir.files import require, write_json
+from effir.resuming import checkpoints_for
+from effir.retriever import build_retriever
+from effir.training import restore
+from stages.paths import BASE, DEPTH, RESTORATION, RESTORED, TRAIN
+from stages.program import running
+from stages.settings import healing_adapters, restoring_schedule, retriever_settings
+
+
+@click.command()
+def main() -> None:
+    """Train adapters towards the base model's final hidden states; nothing to do where nothing was dropped."""
+    with running("restore") as stage:
+        params = stage.params
+        settings, schedule = retriever_settings(params), restoring_schedule(params)
+        model = build_retriever(require(DEPTH, made_by="prune_depth"), **settings)
+        identity = {**settings, **asdict(schedule), **asdict(healing_adapters(params))}
+        curve: list[dict[str, float]] = []
+        if schedule.steps and shape_of(DEPTH) != shape_of(BASE):
+            curve = restore(
+                model,
+                build_retriever(require(BASE, made_by="download"), **settings),
+                load_examples(require(TRAIN, made_by="download"), "train", negatives=0),
+                adapters=healing_adapters(params),
+                schedule=schedule,
+                checkpoints=checkpoints_for("restore", identity, [BASE, DEPTH, TRAIN]),
+                log=stage.log,
+            )
+        save_model(model[0].model, DEPTH, RESTORED)
+        write_json(RESTORATION, curve)
+
+
+if __name__ == "__main__":
+    main()
