@@ -96,12 +96,14 @@ def heal(
 class RestorationLoss(nn.Module):
     """Mean ``1 - cos`` between the final hidden states of a model and of its teacher, over the real tokens of a batch.
 
-    The teacher is the model before it was cut: no judgement is needed, and each token teaches, not each pair.
+    The teacher is the model before it was cut: no judgement is needed, and each token teaches, not each pair. It runs
+    in ``precision``, for the trainer sees to the model's alone.
     """
 
-    def __init__(self, model: SentenceTransformer, teacher: SentenceTransformer) -> None:
+    def __init__(self, model: SentenceTransformer, teacher: SentenceTransformer, precision: Precision) -> None:
         super().__init__()
         self.model = model
+        self.precision = precision
         self._teacher = [teacher.eval()]  # in a list: no submodule, so that it neither trains nor is saved
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
@@ -109,7 +111,7 @@ class RestorationLoss(nn.Module):
         distances = []
         for features in sentence_features:
             real = features["attention_mask"].bool()
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(real.device.type, torch.bfloat16, uses_bfloat16(self.precision)):
                 wanted = self._teacher[0](dict(features))["token_embeddings"][real]
             found = self.model(dict(features))["token_embeddings"][real]
             distances.append(1 - cosine_similarity(found.float(), wanted.float(), dim=-1))
@@ -131,7 +133,9 @@ def restore(
     Reads queries and positives, never hard negatives. Returns the loss curve as ``heal`` does.
     """
     pairs = [replace(example, negatives=()) for example in examples]
-    return _fit_adapters(model, pairs, RestorationLoss(model, teacher), adapters, schedule, checkpoints, log)
+    return _fit_adapters(
+        model, pairs, RestorationLoss(model, teacher, schedule.precision), adapters, schedule, checkpoints, log
+    )
 
 
 def _fit_adapters(

@@ -184,7 +184,7 @@ def test_the_restoration_loss_is_one_minus_cos_over_the_real_tokens_of_all_colum
     wanted = Fixed(torch.tensor([[[0.0, 3.0], [1.0, 1.0]]]))
     # cos: 0 and 1 / sqrt(2). The first column has both tokens, in the second the second is padding.
     columns = [{"attention_mask": torch.tensor([[1, 1]])}, {"attention_mask": torch.tensor([[1, 0]])}]
-    loss: Any = RestorationLoss(found, wanted)  # type: ignore[arg-type]
+    loss: Any = RestorationLoss(found, wanted, "float32")  # type: ignore[arg-type]
     assert loss(columns, None).item() == pytest.approx((1 + (1 - 2**-0.5) + 1) / 3, abs=1e-6)
     assert [name for name, _ in loss.named_modules() if name] == ["model"]  # the teacher neither trains nor is saved
 
