@@ -131,6 +131,11 @@ class RegisterParams(Section):
 
     name: Name = Field(description="the registered model")
     alias: Name = Field(description="the alias that the new version gets")
+    max_drop: Annotated[float, Field(ge=0, lt=1)] = Field(description="points of nDCG@10, 0 to 1, that may be lost")
+    min_speedup: Annotated[float, Field(ge=0)] = Field(
+        description="the least speed-up on documents over the base model"
+    )
+    max_kept_share: Share = Field(description="the largest share of the base model's parameters to keep")
 
 
 class Params(Section):

@@ -16,6 +16,7 @@ from effir.errors import EffirError
 from effir.files import project_root, state_dir, writing
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file says nothing
 
 EXPERIMENT = "effir"
 LOCK_SECONDS = 120.0

@@ -1,11 +1,14 @@
 """Model versions and aliases in the MLflow registry."""
 
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from effir.files import require, sha256_of
 from effir.tracking import Store, open_store
@@ -61,9 +64,30 @@ def _upload(store: Store, folder: Path, run: str, content: str) -> str:
             package = Path(draft, "package")
             _write_package(package, model, folder)
             store.client.log_model_artifacts(model.model_id, str(package))
-        store.client.log_model_artifacts(model.model_id, str(folder), f"data/{DATA}")
+        _put(store, model, folder)
         store.client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
+
+
+def _put(store: Store, model: Any, folder: Path) -> None:
+    """Add the weights: hard links where the store is a folder of this file system, so that they lie there once.
+
+    A link is safe, because nothing here writes into a file: DVC and effir replace files whole.
+    """
+    if not model.artifact_location.startswith("file://"):
+        store.client.log_model_artifacts(model.model_id, str(folder), f"data/{DATA}")
+        return
+    place = Path(unquote(urlsplit(model.artifact_location).path), "data", DATA)
+    shutil.copytree(folder, place, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> str:
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+    return target
 
 
 def _begin(store: Store, run: str, content: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from effir.errors import EffirError
-from effir.tracking import open_store
+from effir.tracking import open_store, registry
 from effir.tracking.registry import register_retriever
 from effir.tracking.runs import pipeline_run
 
@@ -140,9 +140,29 @@ def test_the_same_content_is_registered_once_and_the_alias_moves(version: int, r
     assert int(client.get_model_version_by_alias(NAME, "challenger").version) == version
 
 
+def test_the_weights_lie_on_disk_once_and_outlive_the_retriever_that_they_were(
+    version: int, retriever: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = logged_model(open_store().client.get_model_version(NAME, str(version))).artifact_location
+    kept = Path(package.removeprefix("file://"), "data/retriever")
+    assert (kept / "model.safetensors").samefile(retriever / "model.safetensors")
+    moved = tmp_path / "new"
+    moved.write_bytes(b"other weights")
+    source = tmp_path / "model.safetensors"
+    os.link(kept / "model.safetensors", source)
+    moved.replace(source)  # as DVC and effir replace a file
+    assert (kept / "model.safetensors").stat().st_size > 1000
+
+    def refused(*paths: Any) -> None:
+        raise OSError("another file system")
+
+    monkeypatch.setattr(os, "link", refused)
+    registry._link(str(moved.with_name("model.safetensors")), str(tmp_path / "copy"))
+    assert (tmp_path / "copy").read_bytes() == b"other weights"
+
+
 def test_an_upload_that_was_cut_short_is_completed(root: Path, retriever: Path) -> None:
     from effir.files import sha256_of
-    from effir.tracking import registry
 
     run = pipeline_run({"seed": 2})
     store = open_store()
