@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,11 +124,15 @@ def test_a_gguf_becomes_a_plain_folder_that_computes_the_same(tmp_path: Path) ->
     assert tokenizer("cab").input_ids == [WORDS.index("c"), WORDS.index("ab")]  # by the only merge there is
 
 
-def test_a_conversion_gives_equal_bytes_each_time(tmp_path: Path) -> None:
+def test_a_conversion_gives_equal_bytes_each_time_offline_too(tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "tiny.gguf")
-    for name in ("one", "two"):
-        install_base_model(str(tmp_path / "tiny.gguf"), tmp_path / name, tmp_path / "cache")
-    assert sha256_of(tmp_path / "one") == sha256_of(tmp_path / "two")
+    for offline in ("0", "1"):  # read when transformers is imported, and saved by it
+        names = (str(tmp_path / "tiny.gguf"), str(tmp_path / offline), str(tmp_path / "cache"))
+        code = "import sys; from pathlib import Path; from effir.data.base_model import install_base_model as bring; "
+        code += "bring(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))"
+        env = {**os.environ, "HF_HUB_OFFLINE": offline}
+        subprocess.run([sys.executable, "-c", code, *names], env=env, check=True, timeout=120)
+    assert sha256_of(tmp_path / "0") == sha256_of(tmp_path / "1")
 
 
 def remove(*patterns: str) -> Callable[[Path], None]:
