@@ -102,6 +102,19 @@ def _aliases(store: Store, name: str) -> dict[str, int]:
 
 
 def _candidate(store: Store, name: str, version: int) -> Candidate:
+    """Read what the gate looks at from the version's pipeline run; EffirError where that has not all of it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _read_candidate(store, name, version)
+    except (KeyError, OSError, MlflowException) as error:
+        raise EffirError(
+            f"version {version} of {name} lacks figures that the gate needs ({str(error).splitlines()[0]}): "
+            "run `dvc repro` to register one with them"
+        ) from None
+
+
+def _read_candidate(store: Store, name: str, version: int) -> Candidate:
     run_id = store.client.get_model_version(name, str(version)).run_id
     metrics = store.client.get_run(run_id).data.metrics
     sets = sorted(key.removesuffix("/ndcg_at_10") for key in metrics if key.endswith("/ndcg_at_10"))

@@ -109,6 +109,18 @@ def test_what_cannot_be_promoted_is_one_sentence_and_status_2(project: Path) -> 
     assert effir("promote", "--force").output == "Error: --force and --reason go together: give both, or neither\n"
 
 
+def test_a_version_without_figures_is_one_sentence_and_nothing_moves(project: Path) -> None:
+    register(project, 0.5)
+    client = open_store().client
+    bare = client.create_model_version(NAME, str(project / "model"), pipeline_run({"bare": True}))
+    client.set_registered_model_alias(NAME, "challenger", bare.version)
+    done = effir("promote")
+    assert done.exit_code == 2
+    assert done.output.startswith(f"Error: version 2 of {NAME} lacks figures that the gate needs (")
+    assert len(done.output.splitlines()) == 1
+    assert aliases() == {"challenger": 2}
+
+
 def test_a_slow_model_is_refused_without_a_champion_too(project: Path) -> None:
     register(project, 0.5, speedup=0.8)
     done = effir("promote", "--json")
