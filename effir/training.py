@@ -88,8 +88,6 @@ def heal(
 
     Returns the loss curve, rows of ``step``, ``loss`` and ``learning_rate``; with 0 steps, none and an unhealed model.
     """
-    if schedule.steps == 0:
-        return []
     return _fit_adapters(model, examples, info_nce(model, temperature), adapters, schedule, checkpoints, log)
 
 
@@ -130,7 +128,7 @@ def restore(
 ) -> list[dict[str, float]]:
     """Teach a cut model, in place, the hidden states that its sublayers would have made, and fold the adapters in.
 
-    Reads queries and positives, never hard negatives. Returns the loss curve as ``heal`` does.
+    Reads queries and positives, never hard negatives. Returns the loss curve as ``heal`` does: none with 0 steps.
     """
     pairs = [replace(example, negatives=()) for example in examples]
     return _fit_adapters(
@@ -147,6 +145,8 @@ def _fit_adapters(
     checkpoints: Path,
     log: Log,
 ) -> list[dict[str, float]]:
+    if schedule.steps == 0:  # to the trainer, 0 is no limit
+        return []
     add_adapters(model, adapters, schedule.seed)
     curve = fit(model, examples, loss, schedule, checkpoints, log)
     merge_adapters(model)

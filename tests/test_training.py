@@ -214,6 +214,14 @@ def test_restoring_brings_a_cut_model_nearer_to_its_teacher_and_leaves_the_teach
     assert_same(weights(teacher), taught)
 
 
+def test_no_steps_restore_nothing(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
+    model, teacher = retriever(), retriever()
+    before, none = weights(model), replace(SCHEDULE, steps=0)
+    work = {"adapters": ADAPTERS, "schedule": none, "checkpoints": tmp_path / "work", "log": lambda step, row: None}
+    assert restore(model, teacher, EXAMPLES, **work) == []  # type: ignore[arg-type]
+    assert_same(weights(model), before)
+
+
 def test_two_runs_with_one_seed_are_identical_and_another_seed_is_not(
     retriever: Callable[[], SentenceTransformer], tmp_path: Path
 ) -> None:
