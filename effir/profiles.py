@@ -1,6 +1,7 @@
 """Overlays on ``params.yaml`` that keep its comments."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,73 @@ from effir.params import PARAMS, check_params
 Change = tuple[str, Any, Any]
 
 
-def use_profile(folder: Path, name: str, params: Path = PARAMS) -> list[Change]:
-    """Write ``<folder>/<name>.yaml`` over ``params``; return the changes as (key, old, new).
+def profile_purposes(folder: Path) -> dict[str, str]:
+    """Name to purpose of each profile in ``folder``: the comment at its head, in one line."""
+    return {path.stem: _purpose(path) for path in sorted(folder.glob("*.yaml"))}
+
+
+def profile_changes(folder: Path, names: Sequence[str], params: Path = PARAMS) -> list[Change]:
+    """Tell what ``use_profiles`` would change in ``params``, as (key, old, new); nothing is written."""
+    return _overlaid(folder, names, params)[1]
+
+
+def use_profiles(folder: Path, names: Sequence[str], params: Path = PARAMS) -> list[Change]:
+    """Write ``<folder>/<name>.yaml`` of each name, in order, over ``params``; return the changes as (key, old, new).
 
     EffirError for an unknown profile, and for one whose result would not be valid: ``params`` stays as it was.
     """
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        raise EffirError(f"there is no profile {name!r}: choose one of {', '.join(known)}")
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 120
-    values = yaml.load(params.read_text(encoding="utf-8"))
-    overlay = YAML(typ="safe").load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
-    changes = list(_overlay(values, overlay))
-    check_params(YAML(typ="safe").load(_dumped(yaml, values)))
+    text, changes = _overlaid(folder, names, params)
     with writing(params) as draft:
-        draft.write_text(_dumped(yaml, values), encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
     return changes
 
 
-def _overlay(values: Any, overlay: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+def _overlaid(folder: Path, names: Sequence[str], params: Path) -> tuple[str, list[Change]]:
+    known = list(profile_purposes(folder))
+    for name in names:
+        if name not in known:
+            raise EffirError(f"there is no profile {name!r}: choose one of {', '.join(known)}")
+    if not params.exists():
+        raise EffirError(f"{params} is missing: run this in the project's root")
+    values, before = _editable().load(params.read_text(encoding="utf-8")), _plain(params)
+    for name in names:
+        _overlay(values, _editable().load((folder / f"{name}.yaml").read_text(encoding="utf-8")))
+    text = StringIO()
+    _editable().dump(values, text)
+    after = YAML(typ="safe").load(text.getvalue())
+    check_params(after)
+    return text.getvalue(), list(_differences(before, after))
+
+
+def _overlay(values: Any, overlay: Mapping[str, Any]) -> None:
     for key, new in overlay.items():
         if isinstance(new, Mapping) and isinstance(values.get(key), Mapping) and new:
-            yield from _overlay(values[key], new, f"{prefix}{key}.")
+            _overlay(values[key], new)
         elif values.get(key) != new:
-            yield f"{prefix}{key}", values.get(key), new
             values[key] = new
 
 
-def _dumped(yaml: YAML, values: Any) -> str:
-    from io import StringIO
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+    for key, new in after.items():
+        old = before.get(key)
+        if isinstance(new, Mapping) and isinstance(old, Mapping) and new:
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}", old, new
 
-    text = StringIO()
-    yaml.dump(values, text)
-    return text.getvalue()
+
+def _purpose(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return " ".join(line.removeprefix("#").strip() for line in lines[:head])
+
+
+def _plain(path: Path) -> Any:
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+
+
+def _editable() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # a long source stays on its line
+    return yaml

@@ -42,7 +42,8 @@ def test_profile_use_prints_each_change(project: Path) -> None:
 
 def test_an_unknown_profile_is_one_sentence(project: Path) -> None:
     result = effir("profile", "use", "nope")
-    assert (result.exit_code, result.output) == (2, "Error: there is no profile 'nope': choose one of mistral-7b\n")
+    sentence = "there is no profile 'nope': choose one of beir, default, mistral-7b, smoke"
+    assert (result.exit_code, result.output) == (2, f"Error: {sentence}\n")
 
 
 @pytest.mark.parametrize("command", [("search",), ("profile", "list"), ("profile", "use")])

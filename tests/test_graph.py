@@ -243,6 +243,11 @@ def test_every_key_of_params_yaml_has_a_comment() -> None:
     assert not bare, f"params.yaml: say purpose and effect above {bare}"
 
 
+def test_the_default_profile_is_params_yaml() -> None:
+    default = yaml.safe_load((ROOT / "profiles/default.yaml").read_text(encoding="utf-8"))
+    assert default == PARAMS, "profiles/default.yaml and params.yaml differ: mend one of them"
+
+
 # --- stages
 
 

@@ -3,7 +3,7 @@
 Made of documentation that pinned wheels carry: no download beyond a package index, no licence beyond BSD, MIT, Apache.
 A document is a function, class or method: qualified name, signature, docstring **without its summary sentence**.
 A query is such a summary sentence; its own document has grade 2, the neighbours under "See Also" grade 1.
-Whole packages are held out.
+Whole packages are held out. The small parts are for a pipeline of a minute: their figures say that it runs, no more.
 
 JAX stays out of training on purpose: it re-implements, and names, half of what the test part documents.
 """
@@ -21,7 +21,7 @@ from effir.data.docstrings import is_query
 from effir.data.sources import fetch
 from effir.files import write_json, writing
 
-Part = Literal["train", "dev", "test"]
+Part = Literal["train", "dev", "test", "small-train", "small-dev"]
 OWN, NEIGHBOUR = 2, 1  # grades
 TEXT_LENGTH = 2000  # characters of a document's text: about 500 tokens
 TEXT_WORDS = 10  # the least that a docstring must say beyond its summary
@@ -43,6 +43,12 @@ class Package:
         return f"wheel:{self.name}=={self.version}#sha256={self.sha256}"
 
 
+TRIMESH = Package(
+    "trimesh", "5.2.0", "MIT", 751_459, "04db2c7ec62afdd7763fb04c82bb5f257ddd984993a19ee83697f475fc58fd29"
+)
+DASK = Package(
+    "dask", "2026.8.0", "BSD-3-Clause", 1_492_182, "ccc0c83a189b0398602435189771d28dad7b5773b6089bb8dce14ae732dd782c"
+)
 # 58.1 MB in all. A compiled package is read from its wheel for CPython 3.11 on 64-bit Linux, on whatever machine.
 PACKAGES: dict[Part, tuple[Package, ...]] = {
     "train": (
@@ -73,7 +79,7 @@ PACKAGES: dict[Part, tuple[Package, ...]] = {
             1_722_994,
             "769ba5413f265b7d3e87cd163cc28efa01e29eeef8bb6080bc907949d9fcfb51",
         ),
-        Package("trimesh", "5.2.0", "MIT", 751_459, "04db2c7ec62afdd7763fb04c82bb5f257ddd984993a19ee83697f475fc58fd29"),
+        TRIMESH,
         Package(
             "pymc", "5.28.5", "Apache-2.0", 562_936, "29f44aa3edd727b29eb0a555eec0d9def4775a5d5c849eee31239384a5feaec2"
         ),
@@ -86,13 +92,7 @@ PACKAGES: dict[Part, tuple[Package, ...]] = {
             1_445_445,
             "fe349fa871628b1a0a5217af3fe1283a2862d5485156e6eda354fffb81c3bb7c",
         ),
-        Package(
-            "dask",
-            "2026.8.0",
-            "BSD-3-Clause",
-            1_492_182,
-            "ccc0c83a189b0398602435189771d28dad7b5773b6089bb8dce14ae732dd782c",
-        ),
+        DASK,
     ),
     "test": (
         Package(
@@ -110,6 +110,8 @@ PACKAGES: dict[Part, tuple[Package, ...]] = {
             "d47fbf302e7d9cbbb9e2555a0d267983d2aa476bac30e90dfbe5669bd57f3762",
         ),
     ),
+    "small-train": (TRIMESH,),
+    "small-dev": (DASK,),
 }
 
 
@@ -125,6 +127,8 @@ SIZES: dict[Part, PartSize] = {
     "train": PartSize(documents=None, queries=None),
     "dev": PartSize(documents=None, queries=None),
     "test": PartSize(documents=3000, queries=300),
+    "small-train": PartSize(documents=None, queries=None),
+    "small-dev": PartSize(documents=300, queries=100),
 }
 
 
@@ -137,7 +141,7 @@ class ApiQueries:
 
 
 def install_apidocs(part: Part, into: Path, cache: Path) -> Collection:
-    """Write one part in BEIR layout under ``into``, its split named like the part, beside ``SOURCES.json``.
+    """Write one part in BEIR layout under ``into``, with ``SOURCES.json``; its one split is train, dev or test.
 
     Equal bytes on every machine and Python version. EffirError where a wheel is out of reach or not the pinned one.
     """
@@ -157,9 +161,10 @@ def write_part(part: Part, entries: Mapping[str, ApiEntry], queries: ApiQueries,
     judgements = {id_: queries.judgements[id_] for id_ in asked}
     judged = {document for grades in judgements.values() for document in grades}
     kept = with_filling(judged, entries, SIZES[part].documents)
+    split = part.removeprefix("small-")
     with writing(into) as draft:
         texts = {id_: queries.texts[id_] for id_ in asked}
-        write_collection(draft, (document_of(entries[id_]) for id_ in kept), texts, {part: judgements})
+        write_collection(draft, (document_of(entries[id_]) for id_ in kept), texts, {split: judgements})
         write_json(draft / "SOURCES.json", [asdict(package) for package in PACKAGES[part]])
     return open_collection(into)
 

@@ -3,20 +3,21 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from effir.data.apidocs import install_apidocs
+from effir.data.apidocs import Part, install_apidocs
 from effir.data.beir import Collection, install_collection
 from effir.data.examples import write_negatives
 from effir.errors import EffirError
 
-APIDOCS = {"apidocs": "test", "apidocs-dev": "dev"}
+TRAINING: Mapping[str, Part] = {"apidocs": "train", "apidocs-small": "small-train"}
+EVALUATION: Mapping[str, Part] = {"apidocs": "test", "apidocs-dev": "dev", "apidocs-small": "small-dev"}
 
 
 def install_training(
     name: str, into: Path, *, negatives: int, mirror: str, collections: Mapping[str, str], cache: Path
 ) -> Collection:
     """Bring the training collection and mine ``negatives`` hard negatives for each query of its train split."""
-    if name == "apidocs":
-        collection = install_apidocs("train", into, cache)
+    if name in TRAINING:
+        collection = install_apidocs(TRAINING[name], into, cache)
     else:
         collection = install_collection(name, into, mirror=mirror, collections=collections, cache=cache)
     if "train" not in collection.splits:
@@ -31,6 +32,6 @@ def install_evaluation(
     name: str, into: Path, *, mirror: str, collections: Mapping[str, str], cache: Path
 ) -> Collection:
     """Bring one set to evaluate on."""
-    if name in APIDOCS:
-        return install_apidocs(APIDOCS[name], into, cache)  # type: ignore[arg-type]
+    if name in EVALUATION:
+        return install_apidocs(EVALUATION[name], into, cache)
     return install_collection(name, into, mirror=mirror, collections=collections, cache=cache)

@@ -1,70 +1,13 @@
-"""The `effir` command: what a person does between two pipelines."""
+"""`effir models`, `promote` and `rollback`: which version serves."""
 
 import json
-from pathlib import Path
 
 import click
 
 from effir.errors import EffirError
 
-PROFILES = Path("profiles")
 
-
-class Refusal(click.ClickException):
-    """One sentence, no traceback, exit status 2."""
-
-    exit_code = 2
-
-
-class Refusing(click.Group):
-    """A group whose commands turn a mistake that a person can mend into a refusal."""
-
-    def invoke(self, context: click.Context) -> object:
-        """Run the command."""
-        try:
-            return super().invoke(context)
-        except EffirError as error:
-            raise Refusal(str(error)) from None
-
-
-@click.group(cls=Refusing)
-@click.version_option(package_name="effir")
-def main() -> None:
-    """Turn a decoder-only language model into a small, fast dense retriever.
-
-    The pipeline itself runs by DVC: `dvc repro`, `dvc exp run -S prune.width=0.6`.
-    """
-
-
-@main.command()
-@click.argument("query")
-@click.option("-k", "count", default=5, show_default=True, type=click.IntRange(min=1), help="How many documents.")
-@click.option("--set", "name", help="Which of data.eval to search; the first by default.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list, for programs.")
-def search(query: str, count: int, name: str | None, as_json: bool) -> None:
-    """Search the last index for QUERY.
-
-    Example: effir search "smooth a noisy signal" -k 5
-    """
-    from effir.files import require
-    from effir.params import load_params
-
-    chosen = name or load_params().data.eval[0]
-    index = require(Path("indexes") / chosen, made_by=f"index@{chosen}")
-    retriever = require(Path("models/retriever"), made_by="finetune")
-
-    from effir.retriever import encode_queries, open_retriever
-    from effir.search import open_index
-
-    hits = open_index(index).search(encode_queries(open_retriever(retriever), [query], 1), count)[0]
-    if as_json:
-        click.echo(json.dumps([{"id": hit.id, "title": hit.title, "score": hit.score} for hit in hits]))
-    else:
-        for hit in hits:
-            click.echo(f"{hit.score:.3f}  {hit.title or hit.id}")
-
-
-@main.command()
+@click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON list, for programs.")
 def models(as_json: bool) -> None:
     """List the versions of the registered model: aliases, nDCG@10 by set, size and speed-up.
@@ -93,7 +36,7 @@ def models(as_json: bool) -> None:
         click.echo("  ".join([name, *figures, *cost]))
 
 
-@main.command()
+@click.command()
 @click.option("--force", is_flag=True, help="Promote whatever the gate says; needs --reason.")
 @click.option("--reason", help="Why it is forced; kept as a tag of the version.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
@@ -128,7 +71,7 @@ def promote(force: bool, reason: str | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@main.command()
+@click.command()
 def rollback() -> None:
     """Make the previous champion the champion again.
 
@@ -140,35 +83,3 @@ def rollback() -> None:
     name = load_params().register_.name
     done = roll_back(name)
     click.echo(f"{name} version {done.version} is its champion again, in the place of version {done.previous}")
-
-
-@main.group()
-def profile() -> None:
-    """Overlays on params.yaml: the paper's settings, a quick look."""
-
-
-@profile.command("list")
-def list_profiles() -> None:
-    """List the profiles by name.
-
-    Example: effir profile list
-    """
-    for path in sorted(PROFILES.glob("*.yaml")):
-        click.echo(path.stem)
-
-
-@profile.command()
-@click.argument("name")
-def use(name: str) -> None:
-    """Write profile NAME over params.yaml, whose comments stay; `git diff` shows what changed.
-
-    Example: effir profile use mistral-7b
-    """
-    from effir.profiles import use_profile
-
-    for key, old, new in use_profile(PROFILES, name):
-        click.echo(f"{key}: {old} -> {new}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,38 @@
+"""The `effir` command: what a person does between two pipelines. Its parts import what is heavy late."""
+
+import click
+
+from effir.cli.models import models, promote, rollback
+from effir.cli.profile import profile
+from effir.cli.search import search
+from effir.errors import EffirError
+
+
+class Refusal(click.ClickException):
+    """One sentence, no traceback, exit status 2."""
+
+    exit_code = 2
+
+
+class Refusing(click.Group):
+    """A group whose commands turn a mistake that a person can mend into a refusal."""
+
+    def invoke(self, context: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except EffirError as error:
+            raise Refusal(str(error)) from None
+
+
+@click.group(cls=Refusing)
+@click.version_option(package_name="effir")
+def main() -> None:
+    """Turn a decoder-only language model into a small, fast dense retriever.
+
+    The pipeline itself runs by DVC: `dvc repro`, `dvc exp run -S prune.width=0.6`.
+    """
+
+
+for command in (search, models, promote, rollback, profile):
+    main.add_command(command)

@@ -1,0 +1,34 @@
+"""`effir search`."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("query")
+@click.option("-k", "count", default=5, show_default=True, type=click.IntRange(min=1), help="How many documents.")
+@click.option("--set", "name", help="Which of data.eval to search; the first by default.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list, for programs.")
+def search(query: str, count: int, name: str | None, as_json: bool) -> None:
+    """Search the last index for QUERY.
+
+    Example: effir search "smooth a noisy signal" -k 5
+    """
+    from effir.files import require
+    from effir.params import load_params
+
+    chosen = name or load_params().data.eval[0]
+    index = require(Path("indexes") / chosen, made_by=f"index@{chosen}")
+    retriever = require(Path("models/retriever"), made_by="finetune")
+
+    from effir.retriever import encode_queries, open_retriever
+    from effir.search import open_index
+
+    hits = open_index(index).search(encode_queries(open_retriever(retriever), [query], 1), count)[0]
+    if as_json:
+        click.echo(json.dumps([{"id": hit.id, "title": hit.title, "score": hit.score} for hit in hits]))
+    else:
+        for hit in hits:
+            click.echo(f"{hit.score:.3f}  {hit.title or hit.id}")
