@@ -28,6 +28,7 @@ class ModelParams(Section):
     """The language model to compress."""
 
     base: str = Field(description="a source: hub:<id>@<revision>, wheel:<package>==<version>/<path>, a URL or a path")
+    licence: str = Field(description="its licence, as an SPDX identifier; `unknown` where none is stated")
 
 
 class DataParams(Section):
@@ -131,6 +132,7 @@ class RegisterParams(Section):
 
     name: Name = Field(description="the registered model")
     alias: Name = Field(description="the alias that the new version gets")
+    version: bool = Field(description="true or false: whether a version is registered, not only the run completed")
     max_drop: Annotated[float, Field(ge=0, lt=1)] = Field(description="points of nDCG@10, 0 to 1, that may be lost")
     min_speedup: Annotated[float, Field(ge=0)] = Field(
         description="the least speed-up on documents over the base model"
@@ -156,7 +158,8 @@ class Params(Section):
     @property
     def variant(self) -> str:
         """A short name of what sets this pipeline apart: ``d10-w0.75-s0``."""
-        return f"d{self.prune.depth}-w{self.prune.width:.2f}-s{self.finetune.seed}"
+        unhealed = "" if self.finetune.steps else "-unhealed"
+        return f"d{self.prune.depth}-w{self.prune.width:.2f}-s{self.finetune.seed}{unhealed}"
 
 
 def load_params(path: Path = PARAMS) -> Params:

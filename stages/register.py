@@ -1,11 +1,15 @@
 """Complete the pipeline's MLflow run and register the retriever."""
 
+from pathlib import Path
+
 import click
 
+from effir.card import model_card, result_table
 from effir.files import read_json, require
-from effir.tracking.registry import register_retriever
+from effir.provenance import Origin, git_state, licences_of
+from effir.tracking.registry import Papers, register_retriever
 from effir.tracking.runs import finish_pipeline, pipeline_run
-from stages.paths import COST, METRICS, PLOTS, REDUNDANCY, REPORTS, RETRIEVER, SLIMMING
+from stages.paths import COST, EVAL, METRICS, PLOTS, REDUNDANCY, REPORTS, RETRIEVER, SLIMMING, TRAIN
 from stages.program import RUNS, checked, locked_hashes, stages_of
 
 
@@ -13,27 +17,41 @@ from stages.program import RUNS, checked, locked_hashes, stages_of
 def main() -> None:
     """Register the retriever under its alias, and log all params, figures and plots on the pipeline's run."""
     with checked() as params:
-        sets, everything = params.data.eval, params.model_dump(by_alias=True, mode="json")
-        figures = {name: read_json(METRICS / f"{name}.json", made_by=f"evaluate@{name}") for name in sets}
-        figures["cost"] = read_json(COST, made_by="measure_cost")
+        sets, everything, register = params.data.eval, params.model_dump(by_alias=True, mode="json"), params.register_
+        quality = {name: read_json(METRICS / f"{name}.json", made_by=f"evaluate@{name}") for name in sets}
+        cost, hashes = read_json(COST, made_by="measure_cost"), locked_hashes()
+        groups = {**quality, "cost": cost}
+        metrics = {f"{group}/{key}": value for group, values in groups.items() for key, value in values.items()}
+        scores = {name: require(REPORTS / f"{name}-queries.json", made_by=f"evaluate@{name}") for name in sets}
+        licences = licences_of([TRAIN, *(EVAL / name for name in sets)])
+        origin = Origin(params.model.base, params.model.licence, licences, git_state(Path.cwd()))
+        prompts = {"query": params.retriever.query_prompt, "document": params.retriever.document_prompt}
+        table, card = result_table(quality, cost), model_card(params.variant, quality, cost, origin, prompts)
         pipeline = pipeline_run(everything)
-        version = register_retriever(
-            require(RETRIEVER, made_by="finetune"),
-            name=params.register_.name,
-            pipeline_run_id=pipeline,
-            tags={"variant": params.variant, "model.base": params.model.base},
-            alias=params.register_.alias,
-        )
+        if register.version:
+            files = {path.name: read_json(path, made_by=f"evaluate@{name}") for name, path in scores.items()}
+            files |= {"params.json": everything, "metrics.json": groups, "dvc.lock.json": hashes}
+            inputs = {f"dvc.{path}": md5 for path, md5 in hashes.items() if path.startswith(("data/", "models/"))}
+            version = register_retriever(
+                require(RETRIEVER, made_by="finetune"),
+                name=register.name,
+                pipeline_run_id=pipeline,
+                tags={"variant": params.variant, **origin.tags(), **inputs},
+                alias=register.alias,
+                papers=Papers(card=card, description=table, params=everything, metrics=metrics, files=files),
+            )
+            click.echo(f"{register.name} version {version} is now its {register.alias}")
         finish_pipeline(
             params.variant,
             params=everything,
             stages=stages_of(sets),
             records=RUNS,
-            metrics={f"{group}/{key}": value for group, values in figures.items() for key, value in values.items()},
-            artifacts=[PLOTS, REDUNDANCY, SLIMMING, *(REPORTS / f"{name}-queries.json" for name in sets)],
-            hashes=locked_hashes(),
+            metrics=metrics,
+            artifacts=[PLOTS, REDUNDANCY, SLIMMING, *scores.values()],
+            hashes=hashes,
+            description=table,
+            card=card,
         )
-        click.echo(f"{params.register_.name} version {version} is now its {params.register_.alias}")
 
 
 if __name__ == "__main__":

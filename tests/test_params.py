@@ -127,3 +127,5 @@ def test_the_variant_names_depth_width_and_seed() -> None:
     values = changed("prune.depth", 10)
     values["prune"]["width"], values["finetune"]["seed"] = 0.5, 3
     assert check_params(values).variant == "d10-w0.50-s3"
+    values["finetune"]["steps"] = 0
+    assert check_params(values).variant == "d10-w0.50-s3-unhealed"

@@ -5,21 +5,45 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from effir.files import require, sha256_of
+from effir.files import require, sha256_of, write_json, writing
 from effir.tracking import Store, open_store
+from effir.tracking.runs import flatten, log_metrics
 
 CONTENT = "effir.sha256"
+PAPERS = "effir"
 DATA = "retriever"
 SERVING = ("sentence-transformers", "transformers", "torch")
 
 
+@dataclass(frozen=True)
+class Papers:
+    """What a version carries beside its weights, so that it can be judged without the run that made it.
+
+    ``card`` replaces the README.md of the registered folder, ``description`` heads the version (both Markdown);
+    ``files``, as JSON by name, lie in the folder ``effir`` of the version's artifacts.
+    """
+
+    card: str = ""
+    description: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+
 def register_retriever(
-    folder: Path, *, name: str, pipeline_run_id: str, tags: Mapping[str, str], alias: str = "challenger"
+    folder: Path,
+    *,
+    name: str,
+    pipeline_run_id: str,
+    tags: Mapping[str, str],
+    alias: str = "challenger",
+    papers: Papers = Papers(),
 ) -> int:
     """Register the sentence-transformers folder as the next version of model ``name``, move ``alias`` to it, return it.
 
@@ -31,8 +55,8 @@ def register_retriever(
     store, content = open_store(), sha256_of(folder)
     version = _registered(store, name, pipeline_run_id, content)
     if version is None:
-        model_id = _upload(store, folder, pipeline_run_id, content)
-        version = _create_version(store, name, model_id, pipeline_run_id, {**tags, CONTENT: content})
+        model_id = _upload(store, folder, pipeline_run_id, content, papers)
+        version = _create_version(store, name, model_id, pipeline_run_id, {**tags, CONTENT: content}, papers)
     store.client.set_registered_model_alias(name, alias, str(version))
     return version
 
@@ -42,7 +66,7 @@ def _registered(store: Store, name: str, run: str, content: str) -> int | None:
     return next((int(version.version) for version in found if version.tags.get(CONTENT) == content), None)
 
 
-def _create_version(store: Store, name: str, model_id: str, run: str, tags: Mapping[str, str]) -> int:
+def _create_version(store: Store, name: str, model_id: str, run: str, tags: Mapping[str, str], papers: Papers) -> int:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -51,20 +75,25 @@ def _create_version(store: Store, name: str, model_id: str, run: str, tags: Mapp
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"models:/{model_id}"
-    return int(store.client.create_model_version(name, source, run, dict(tags), model_id=model_id).version)
+    made = store.client.create_model_version(
+        name, source, run, dict(tags), description=papers.description or None, model_id=model_id
+    )
+    return int(made.version)
 
 
-def _upload(store: Store, folder: Path, run: str, content: str) -> str:
+def _upload(store: Store, folder: Path, run: str, content: str, papers: Papers) -> str:
     """Put the folder into the store as a logged model of ``run``; what a killed process began is completed."""
     condition = f"source_run_id = '{run}' and tags.`{CONTENT}` = '{content}'"
     begun = store.client.search_logged_models([store.experiment_id], condition)
-    model = begun[0] if begun else _begin(store, run, content)
+    model = begun[0] if begun else _begin(store, run, content, papers)
     if model.status != "READY":
         with tempfile.TemporaryDirectory() as draft:
             package = Path(draft, "package")
             _write_package(package, model, folder)
             store.client.log_model_artifacts(model.model_id, str(package))
         _put(store, model, folder)
+        _put_papers(store, model, papers)
+        log_metrics(store, run, papers.metrics, model_id=model.model_id)
         store.client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
 
@@ -81,6 +110,28 @@ def _put(store: Store, model: Any, folder: Path) -> None:
     shutil.copytree(folder, place, copy_function=_link, dirs_exist_ok=True)
 
 
+def _put_papers(store: Store, model: Any, papers: Papers) -> None:
+    """Add the papers, last: in a local store the card replaces a link, and never writes through it."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder)
+        for file, content in papers.files.items():
+            write_json(draft / PAPERS / file, content)
+        if papers.files:
+            store.client.log_model_artifacts(model.model_id, str(draft / PAPERS), PAPERS)
+        if papers.card:
+            (draft / "README.md").write_text(papers.card, encoding="utf-8")
+            _replace(store, model, draft / "README.md", f"data/{DATA}")
+
+
+def _replace(store: Store, model: Any, file: Path, folder: str) -> None:
+    if model.artifact_location.startswith("file://"):
+        place = Path(unquote(urlsplit(model.artifact_location).path), folder, file.name)
+        with writing(place) as draft:
+            shutil.copyfile(file, draft)
+    else:
+        store.client.log_model_artifact(model.model_id, str(file), folder)
+
+
 def _link(source: str, target: str) -> str:
     Path(target).unlink(missing_ok=True)
     try:
@@ -90,10 +141,11 @@ def _link(source: str, target: str) -> str:
     return target
 
 
-def _begin(store: Store, run: str, content: str) -> Any:
+def _begin(store: Store, run: str, content: str, papers: Papers) -> Any:
     from mlflow.entities import LoggedModelOutput
 
-    model = store.client.create_logged_model(store.experiment_id, DATA, run, {CONTENT: content})
+    params = {key: str(value) for key, value in flatten(papers.params).items()}
+    model = store.client.create_logged_model(store.experiment_id, DATA, run, {CONTENT: content}, params)
     store.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
     return model
 

@@ -23,6 +23,7 @@ PARENT = "mlflow.parentRunId"
 STAGE = "effir.stage"
 PIPELINE = "effir.pipeline"
 MADE_BY = "effir.made_by"
+DESCRIPTION = "mlflow.note.content"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class StageRun:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add a point to each metric, at training step ``step``; values that are not finite are left out."""
-        _log_metrics(self.store, self.id, metrics, step or 0)
+        log_metrics(self.store, self.id, metrics, step or 0)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log nested params flat: ``prune.width``."""
@@ -115,12 +116,15 @@ def finish_pipeline(
     metrics: Mapping[str, float],
     artifacts: Iterable[Path] = (),
     hashes: Mapping[str, str] | None = None,
+    description: str = "",
+    card: str = "",
 ) -> str:
     """Complete the pipeline run, name it ``run_name``, end it FINISHED and return its id; twice adds nothing twice.
 
     ``records`` holds ``<stage>.json`` of each of ``stages`` (EffirError where one is missing); a stage that was made by
     another pipeline run gets a nested run that says so. ``artifacts`` given by relative paths keep their folders.
-    ``hashes`` (DVC path to md5) become the artifact ``dvc.lock.json``.
+    ``hashes`` (DVC path to md5) become the artifact ``dvc.lock.json``, the model ``card`` becomes ``README.md``;
+    ``description`` is Markdown that MLflow shows at the head of the run.
     """
     made_by = [read_json(records / f"{stage}.json", made_by=stage) for stage in stages]
     store, pipeline = open_store(), pipeline_run(params)
@@ -130,6 +134,10 @@ def finish_pipeline(
         folder = None if path.is_absolute() or path.parent == Path() else path.parent.as_posix()
         store.client.log_artifact(pipeline, str(path), folder)
     store.client.log_dict(pipeline, dict(sorted((hashes or {}).items())), "dvc.lock.json")
+    if card:
+        store.client.log_text(pipeline, card, "README.md")
+    if description:
+        store.client.set_tag(pipeline, DESCRIPTION, description)
     for record in made_by:
         if record["pipeline_run_id"] != pipeline:
             _show_cached(store, pipeline, record["stage"], record["run_id"])
@@ -144,39 +152,52 @@ def _show_cached(store: Store, pipeline: str, stage: str, made_by: str) -> None:
     if shown and shown[0].info.status == "FINISHED":
         return
     tags = {PARENT: pipeline, STAGE: stage, "effir.cached": "true", MADE_BY: made_by}
-    run = shown[0].info.run_id if shown else _create(store, stage, tags)  # one that a killed process began goes on
-    _copy_metrics(store, made_by, run)
-    store.client.set_terminated(run, "FINISHED")
+    made = _run(store, made_by)
+    # Its own times, so that stages stand in order; a nested run that a killed process began goes on.
+    started, ended = (made.info.start_time, made.info.end_time) if made else (None, None)
+    run = shown[0].info.run_id if shown else _create(store, stage, tags, started)
+    if made:
+        _copy_metrics(store, made, run)
+    store.client.set_terminated(run, "FINISHED", ended)
 
 
-def _copy_metrics(store: Store, source: str, target: str) -> None:
-    from mlflow.entities import Metric
+def _run(store: Store, run: str) -> Any:
+    """Return the run, or None where it was made with another store, or deleted since."""
     from mlflow.exceptions import MlflowException
 
     try:
-        names = store.client.get_run(source).data.metrics
+        return store.client.get_run(run)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return  # made with another store, or deleted since
+            return None
         raise
-    for name in names:
-        points = [Metric(p.key, p.value, p.timestamp, p.step) for p in store.client.get_metric_history(source, name)]
+
+
+def _copy_metrics(store: Store, source: Any, target: str) -> None:
+    from mlflow.entities import Metric
+
+    for name in source.data.metrics:
+        history = store.client.get_metric_history(source.info.run_id, name)
+        points = [Metric(p.key, p.value, p.timestamp, p.step) for p in history]
         for batch in _batches(points, 1000):
             store.client.log_batch(target, metrics=batch)
 
 
-def _log_metrics(store: Store, run: str, metrics: Mapping[str, float], step: int) -> None:
+def log_metrics(
+    store: Store, run: str, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None
+) -> None:
+    """Add a point to each metric of a run, and of its logged model ``model_id``; those not finite are left out."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    points = [Metric(_name(k), float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
+    points = [Metric(_name(k), float(v), now, step, model_id) for k, v in metrics.items() if math.isfinite(v)]
     for batch in _batches(points, 1000):
         store.client.log_batch(run, metrics=batch)
 
 
 def _log_changed_metrics(store: Store, run: str, metrics: Mapping[str, float]) -> None:
     known = store.client.get_run(run).data.metrics
-    _log_metrics(store, run, {key: value for key, value in metrics.items() if known.get(_name(key)) != value}, step=0)
+    log_metrics(store, run, {key: value for key, value in metrics.items() if known.get(_name(key)) != value}, step=0)
 
 
 def _log_params(store: Store, run: str, params: Mapping[str, Any]) -> None:
@@ -202,8 +223,9 @@ def _find(store: Store, condition: str) -> list[Any]:
     return list(store.client.search_runs([store.experiment_id], condition, order_by=["attributes.start_time ASC"]))
 
 
-def _create(store: Store, name: str, tags: Mapping[str, str]) -> str:
-    return str(store.client.create_run(store.experiment_id, tags=dict(tags), run_name=name).info.run_id)
+def _create(store: Store, name: str, tags: Mapping[str, str], started: int | None = None) -> str:
+    """Create a run; ``started`` in milliseconds since 1970, else now."""
+    return str(store.client.create_run(store.experiment_id, started, dict(tags), name).info.run_id)
 
 
 def _git_head() -> str:

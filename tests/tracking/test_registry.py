@@ -11,7 +11,7 @@ import pytest
 
 from effir.errors import EffirError
 from effir.tracking import open_store, registry
-from effir.tracking.registry import register_retriever
+from effir.tracking.registry import Papers, register_retriever
 from effir.tracking.runs import pipeline_run
 
 NAME = "effir-retriever"
@@ -166,11 +166,36 @@ def test_an_upload_that_was_cut_short_is_completed(root: Path, retriever: Path) 
 
     run = pipeline_run({"seed": 2})
     store = open_store()
-    begun = registry._begin(store, run, sha256_of(retriever))  # where a kill during the copy leaves it
+    begun = registry._begin(store, run, sha256_of(retriever), Papers())  # where a kill during the copy leaves it
     number = register_retriever(retriever, name="cut-short", pipeline_run_id=run, tags={})
     found = store.client.get_model_version("cut-short", str(number))
     assert logged_model(found).model_id == begun.model_id
     assert logged_model(found).status == "READY"
+
+
+def test_a_version_carries_its_papers_and_leaves_the_retriever_as_it_is(root: Path, retriever: Path) -> None:
+    own_card = (retriever / "README.md").read_text()
+    papers = Papers(
+        card="# A card",
+        description="| table |",
+        params={"prune": {"width": 0.6}},
+        metrics={"apidocs/ndcg_at_10": 0.5},
+        files={"apidocs-queries.json": {"q1": {"ndcg_at_10": 0.5}}},
+    )
+    run = pipeline_run({"seed": 3})
+    number = register_retriever(
+        retriever, name="papers", pipeline_run_id=run, tags={"git.dirty": "true"}, papers=papers
+    )
+    store = open_store()
+    version = store.client.get_model_version("papers", str(number))
+    model = logged_model(version)
+    artifacts = Path(model.artifact_location.removeprefix("file://"))
+    assert (version.description, version.tags["git.dirty"]) == ("| table |", "true")
+    assert model.params == {"prune.width": "0.6"}
+    assert [(metric.key, metric.value) for metric in model.metrics] == [("apidocs/ndcg_at_10", 0.5)]
+    assert json.loads((artifacts / "effir/apidocs-queries.json").read_text()) == {"q1": {"ndcg_at_10": 0.5}}
+    assert (artifacts / "data/retriever/README.md").read_text() == "# A card"
+    assert (retriever / "README.md").read_text() == own_card
 
 
 def test_it_is_served_where_effir_is_not(version: int, root: Path, retriever: Path) -> None:
