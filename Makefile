@@ -1,6 +1,7 @@
 # Two commands: `make repro` runs the pipeline, `make test` runs the tests; each sets up what it needs.
 PYTHON ?= python3.11
 FAISS ?= cpu
+PORT ?= 5000
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -25,8 +26,10 @@ format: $(READY)
 	ruff check --fix .
 	ruff format .
 
+# PORT=5001 where 5000 is taken.
 ui: $(READY)
-	mlflow ui --backend-store-uri sqlite:///mlflow.db
+	@MLFLOW_TRACKING_URI=sqlite:///mlflow.db python -m effir.tracking.view http://127.0.0.1:$(PORT)
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
 
 clean:
 	rm -rf $(VENV) .effir
@@ -36,4 +39,5 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "effir needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[$(FAISS),dev]'
+	$(VENV)/bin/python -m effir.plots_page
 	touch $(READY)

@@ -140,6 +140,12 @@ class RegisterParams(Section):
     max_kept_share: Share = Field(description="the largest share of the base model's parameters to keep")
 
 
+class TrackingParams(Section):
+    """How much a run depends on MLflow."""
+
+    required: bool = Field(description="true or false: whether a stage refuses to start while the store is away")
+
+
 class Params(Section):
     """All of ``params.yaml``, one section a stage reads."""
 
@@ -154,6 +160,7 @@ class Params(Section):
     evaluate: EvaluateParams
     cost: CostParams
     register_: RegisterParams = Field(alias="register")
+    tracking: TrackingParams
 
     @property
     def variant(self) -> str:

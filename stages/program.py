@@ -2,23 +2,24 @@
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
-import psutil
 import yaml
 
 from effir.errors import EffirError
+from effir.lifeline import die_with_parent
 from effir.params import Params, load_params
-from effir.tracking.runs import StageRun, stage_run
+from effir.tracking import reaching
+from effir.tracking.live import WITHOUT, StageRun, stage_run
+from effir.tracking.server import StoreError
 
 RUNS = Path("runs")
-SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,27 @@ class Refusal(click.ClickException):
 @contextmanager
 def running(name: str) -> Iterator[Stage]:
     """Run a stage's body: ``name`` is the stage in dvc.yaml, its MLflow run is recorded in ``runs/<name>.json``."""
-    with checked() as params, stage_run(name, params.model_dump(by_alias=True, mode="json"), record_of(name)) as run:
-        yield Stage(params, run)
+    with checked() as params:
+        required, say = params.tracking.required, partial(click.echo, err=True)
+        with stage_run(name, logged(params), record_of(name), required, say) as run:
+            yield Stage(params, run)
+
+
+@contextmanager
+def tracking(required: bool, missing: str) -> Iterator[None]:
+    """Run a body that does nothing but log; where the store is away and not required, say what is ``missing``."""
+    try:
+        with reaching():
+            yield
+    except StoreError as gone:
+        if required:
+            raise StoreError(gone.what, f"{gone.remedy}, {WITHOUT}") from None
+        click.echo(f"{gone.what}: {missing}", err=True)
+
+
+def logged(params: Params) -> dict[str, Any]:
+    """All params that say what is made, as they are logged; whether logging is required is none of them."""
+    return params.model_dump(by_alias=True, mode="json", exclude={"tracking"})
 
 
 @contextmanager
@@ -73,28 +93,6 @@ def locked_hashes() -> dict[str, str]:
     """DVC's hash of every output, path to md5, as dvc.lock has them."""
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
-
-
-def die_with_parent(poll: float = 0.5) -> None:
-    """End this process when the program that started it is gone, looking every ``poll`` seconds.
-
-    A killed DVC leaves its stage alive, and the orphan would overwrite the outputs of the next run.
-    """
-    parent = _starter()
-    if parent is not None:
-        threading.Thread(target=_watch, args=(parent, poll), daemon=True).start()
-
-
-def _starter() -> psutil.Process | None:
-    # DVC starts a stage through a shell, which outlives it: watch what is above the shells.
-    above = psutil.Process().parents()
-    return next((p for p in above if p.name() not in SHELLS), None)
-
-
-def _watch(parent: psutil.Process, poll: float) -> None:
-    while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(poll)
-    os._exit(128 + signal.SIGTERM)
 
 
 def _leave(signum: int, frame: object) -> None:

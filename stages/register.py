@@ -10,14 +10,19 @@ from effir.provenance import Origin, git_state, licences_of
 from effir.tracking.registry import Papers, register_retriever
 from effir.tracking.runs import finish_pipeline, pipeline_run
 from stages.paths import COST, EVAL, METRICS, PLOTS, REDUNDANCY, REPORTS, RETRIEVER, SLIMMING, TRAIN
-from stages.program import RUNS, checked, locked_hashes, stages_of
+from stages.program import RUNS, checked, locked_hashes, logged, stages_of, tracking
+
+MISSING = (
+    "no version is registered, and neither figures nor plots are logged, as tracking.required is false; "
+    "`dvc repro --force --single-item register` does it once the store is back"
+)
 
 
 @click.command()
 def main() -> None:
     """Register the retriever under its alias, and log all params, figures and plots on the pipeline's run."""
-    with checked() as params:
-        sets, everything, register = params.data.eval, params.model_dump(by_alias=True, mode="json"), params.register_
+    with checked() as params, tracking(params.tracking.required, MISSING):
+        sets, everything, register = params.data.eval, logged(params), params.register_
         quality = {name: read_json(METRICS / f"{name}.json", made_by=f"evaluate@{name}") for name in sets}
         cost, hashes = read_json(COST, made_by="measure_cost"), locked_hashes()
         groups = {**quality, "cost": cost}

@@ -1,6 +1,11 @@
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -46,6 +51,52 @@ def test_an_unknown_profile_is_one_sentence(project: Path) -> None:
     assert (result.exit_code, result.output) == (2, f"Error: {sentence}\n")
 
 
-@pytest.mark.parametrize("command", [("search",), ("profile", "list"), ("profile", "use")])
-def test_every_command_shows_an_example(command: tuple[str, ...]) -> None:
-    assert "Example: effir" in effir(*command, "--help").output
+def commands(group: click.Group, *above: str) -> Iterator[tuple[str, ...]]:
+    """Every command that does something, by its words."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *above, name)
+        else:
+            yield (*above, name)
+
+
+@pytest.mark.parametrize("command", list(commands(main)), ids=" ".join)
+def test_every_command_shows_an_example_and_speaks_json(command: tuple[str, ...]) -> None:
+    text = effir(*command, "--help").output
+    assert f"Example: effir {' '.join(command)}" in text
+    assert "--json" in text
+
+
+@pytest.mark.parametrize("command", [(), ("profile",), *commands(main)], ids=" ".join)
+def test_help_answers_within_a_second(command: tuple[str, ...]) -> None:
+    def seconds() -> float:
+        started = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-m", "effir.cli", *command, "--help"], cwd=ROOT, check=True, capture_output=True
+        )
+        return time.monotonic() - started
+
+    assert min(seconds() for _ in range(3)) < 1  # the machine may be busy with something else once or twice
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "signal", "--count", "none"),
+        ("profile", "use", "nope"),
+        ("sweep",),
+        ("sweep", "--max-parameters", "many"),
+        ("sweep", "--max-parameters", "60M", "--vary", "depth=1:2"),
+        ("compare", "no-such-revision"),
+        ("promote", "--force"),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_ends_with_status_2_and_no_traceback(
+    project: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    done = effir(*command)
+    assert done.exit_code == 2
+    assert done.output.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in done.output

@@ -19,7 +19,14 @@ from stages.program import stages_of
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 # What no artifact depends on: names of files, the checking of params, errors, atomic writes, MLflow.
-PLUMBING = {"effir/errors.py", "effir/files.py", "effir/params.py", "stages/program.py", "stages/paths.py"}
+PLUMBING = {
+    "effir/errors.py",
+    "effir/files.py",
+    "effir/lifeline.py",
+    "effir/params.py",
+    "stages/program.py",
+    "stages/paths.py",
+}
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = sorted(PIPELINE)

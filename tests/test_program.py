@@ -10,7 +10,8 @@ import psutil
 import pytest
 import yaml
 
-from stages.program import SHELLS, locked_hashes, record_of, stages_of
+from effir.lifeline import SHELLS
+from stages.program import locked_hashes, record_of, stages_of
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -19,7 +20,7 @@ PARENT = "import subprocess, sys; subprocess.run(['sh', '-c', sys.argv[1] + '; t
 CHILD = """
 import sys, time
 from pathlib import Path
-from stages.program import die_with_parent
+from effir.lifeline import die_with_parent
 die_with_parent(poll=0.1)
 import os
 Path(sys.argv[1]).write_text(str(os.getpid()))

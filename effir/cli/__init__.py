@@ -2,9 +2,11 @@
 
 import click
 
+from effir.cli.compare import compare
 from effir.cli.models import models, promote, rollback
 from effir.cli.profile import profile
 from effir.cli.search import search
+from effir.cli.sweep import sweep
 from effir.errors import EffirError
 
 
@@ -34,5 +36,5 @@ def main() -> None:
     """
 
 
-for command in (search, models, promote, rollback, profile):
+for command in (search, models, promote, rollback, profile, compare, sweep):
     main.add_command(command)

@@ -37,15 +37,17 @@ def models(as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("version", required=False)
 @click.option("--force", is_flag=True, help="Promote whatever the gate says; needs --reason.")
 @click.option("--reason", help="Why it is forced; kept as a tag of the version.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
-def promote(force: bool, reason: str | None, as_json: bool) -> None:
-    """Make the challenger the champion if it is no worse: register.max_drop, min_speedup and max_kept_share decide.
+def promote(version: str | None, force: bool, reason: str | None, as_json: bool) -> None:
+    """Make VERSION the champion if it is no worse: register.max_drop, min_speedup and max_kept_share decide.
 
-    A refusal names each reason and ends with status 1.
+    VERSION is a number or an alias; without one it is the challenger. A refusal names each reason and ends with status
+    1; so does the later one of two promotions at once.
 
-    Example: effir promote
+    Example: effir promote 3
     """
     from dataclasses import asdict
 
@@ -57,14 +59,15 @@ def promote(force: bool, reason: str | None, as_json: bool) -> None:
         raise EffirError("--force and --reason go together: give both, or neither")
     register = load_params().register_
     gate = Gate(register.max_drop, register.min_speedup, register.max_kept_share)
-    done = promote_version(register.name, register.alias, gate, reason)
+    done = promote_version(register.name, version or register.alias, gate, reason)
     if as_json:
         click.echo(json.dumps(asdict(done)))
     elif done.promoted:
         before = "" if done.previous is None else f" in the place of version {done.previous}"
         click.echo(f"{register.name} version {done.version} is now its champion{before}")
     else:
-        click.echo(f"{register.name} version {done.version} stays {register.alias}:")
+        stays = "is not promoted" if version else f"stays {register.alias}"
+        click.echo(f"{register.name} version {done.version} {stays}:")
         for sentence in done.reasons:
             click.echo(f"- {sentence}")
     if not done.promoted:
@@ -72,14 +75,24 @@ def promote(force: bool, reason: str | None, as_json: bool) -> None:
 
 
 @click.command()
-def rollback() -> None:
-    """Make the previous champion the champion again.
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def rollback(as_json: bool) -> None:
+    """Make the previous champion the champion again; status 1 where another one was quicker.
 
     Example: effir rollback
     """
+    from dataclasses import asdict
+
     from effir.params import load_params
     from effir.tracking.promotion import rollback as roll_back
 
     name = load_params().register_.name
     done = roll_back(name)
-    click.echo(f"{name} version {done.version} is its champion again, in the place of version {done.previous}")
+    if as_json:
+        click.echo(json.dumps(asdict(done)))
+    elif done.promoted:
+        click.echo(f"{name} version {done.version} is its champion again, in the place of version {done.previous}")
+    else:
+        click.echo(f"{name} is not rolled back: {done.reasons[0]}")
+    if not done.promoted:
+        raise click.exceptions.Exit(1)

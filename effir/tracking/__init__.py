@@ -14,11 +14,15 @@ from filelock import FileLock, Timeout
 
 from effir.errors import EffirError
 from effir.files import project_root, state_dir, writing
+from effir.tracking.server import EXPERIMENT, START, StoreError, require_answer, shown
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file says nothing
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run that ends
+# MLflow's own 7 retries take over four minutes; these bridge a hiccup, and a lost server is noticed in seconds.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 
-EXPERIMENT = "effir"
 LOCK_SECONDS = 120.0
 
 
@@ -44,10 +48,51 @@ def tracking_uri() -> str:
 def open_store() -> Store:
     """Open the store at ``tracking_uri()``, made where absent, safely from several processes at once.
 
-    Artifacts go to ``<project root>/mlruns/effir``, or where a tracking server keeps them. EffirError where the store
-    does not open.
+    Artifacts go to ``<project root>/mlruns/effir``, or where a tracking server keeps them. StoreError, within about 10
+    seconds, where the store does not open.
     """
     return _open(tracking_uri(), project_root())
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Turn the errors of a store that is lost in the middle into StoreError; also as a decorator."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        if not is_loss(error):
+            raise
+        uri = tracking_uri()
+        require_answer(uri)  # says it better where the server is gone
+        what = f"the MLflow store {shown(uri)} failed ({first_line(error)})"
+        raise StoreError(what, "mend it, then try again") from error
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether the store is at fault, and not what was asked of it."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        status = int(error.get_http_status_code())
+    else:  # of requests, where there was an answer
+        status = getattr(getattr(error, "response", None), "status_code", 500)
+    return isinstance(error, store_errors()) and (status >= 500 or status in (401, 403, 429))
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """Name what using a store may raise; importing them costs a second."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return StoreError, MlflowException, RequestException, SQLAlchemyError
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, without what follows in further lines."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
@@ -65,26 +110,32 @@ def store_lock() -> Iterator[None]:
 
 @cache
 def _open(uri: str, root: Path) -> Store:
-    import sqlalchemy
-    from mlflow.exceptions import MlflowException
-
+    fatal: tuple[type[Exception], ...] = (*store_errors(), sqlite3.Error, OSError)
     _quieten()
+    require_answer(uri)
     try:
         with store_lock():
             _prepare_sqlite(uri)
             client = _client(uri)
             _make_default(uri)
             return Store(uri, client, _experiment(client, None if uri.startswith("http") else root / "mlruns"))
-    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise EffirError(f"the MLflow store {uri} does not open ({reason}): mend MLFLOW_TRACKING_URI") from error
+    except fatal as error:
+        remedy = START if uri.startswith("http") else "mend MLFLOW_TRACKING_URI"
+        raise StoreError(f"the MLflow store {shown(uri)} does not open ({first_line(error)})", remedy) from error
 
 
 def _experiment(client: Any, artifacts: Path | None) -> str:
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         location = artifacts and (artifacts / EXPERIMENT).as_uri()
-        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return _experiment(client, artifacts)  # another machine was quicker
     if found.lifecycle_stage != "active":
         command = f"mlflow experiments restore --experiment-id {found.experiment_id}"
         raise EffirError(f"the MLflow experiment {EXPERIMENT!r} is deleted: run `{command}`")
@@ -126,6 +177,8 @@ def _make_default(uri: str) -> None:
 
 def _quieten() -> None:
     import logging
+
+    import mlflow  # noqa: F401 - it sets these levels itself
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

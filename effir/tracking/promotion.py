@@ -1,13 +1,12 @@
 """Which version serves: `champion`, its challenger, and the way back."""
 
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from effir.errors import EffirError
-from effir.files import read_json
-from effir.tracking import Store, open_store, store_lock
+from effir.tracking import Store, is_loss, open_store, reaching
+from effir.tracking.claim import claimed
+from effir.tracking.figures import read_recorded
 from effir.tracking.gate import Candidate, Gate, refusals
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -34,44 +33,56 @@ class ModelVersion:
     metrics: dict[str, float]
 
 
-def promote(name: str, alias: str, gate: Gate, force_reason: str | None = None) -> Promotion:
-    """Let the version with ``alias`` of model ``name`` take the champion's place if the gate has nothing against it.
+@reaching()
+def promote(name: str, which: str, gate: Gate, force_reason: str | None = None) -> Promotion:
+    """Let version ``which`` of model ``name``, a number or an alias, be champion if the gate has nothing against it.
 
-    With ``force_reason`` it takes it in any case, and keeps the reason as a tag. The old champion becomes ``previous``.
-    Two at once come one after the other. EffirError where there is no such version, or it is champion already.
+    With ``force_reason`` it is in any case, and keeps the reason as a tag. The old champion becomes ``previous``. Of
+    two promotions at once, from whatever machine, the later one is refused: it was judged against a champion that is
+    none any more. EffirError where there is no such version, or it is champion already.
     """
     store = open_store()
-    with store_lock():
-        aliases = _aliases(store, name)
-        if alias not in aliases:
-            raise EffirError(f"{name} has no version with the alias {alias!r}: run `dvc repro` to register one")
-        version, champion = aliases[alias], aliases.get(CHAMPION)
-        if version == champion:
-            raise EffirError(f"version {version} of {name} is the champion already: register another one to promote")
-        opponent = None if champion is None else _candidate(store, name, champion)
-        reasons = refusals(_candidate(store, name, version), opponent, gate)
-        if reasons and force_reason is None:
-            return Promotion(version, champion, reasons, promoted=False)
+    aliases = _aliases(store, name)
+    version, champion = _number(store, name, which, aliases), aliases.get(CHAMPION)
+    if version == champion:
+        raise EffirError(f"version {version} of {name} is the champion already: register another one to promote")
+    opponent = None if champion is None else _candidate(store, name, champion)
+    reasons = refusals(_candidate(store, name, version), opponent, gate)
+    if reasons and force_reason is None:
+        return Promotion(version, champion, reasons, promoted=False)
+    with claimed(store, name) as still_held:
+        now = _aliases(store, name).get(CHAMPION)
+        if now != champion or not still_held():
+            return Promotion(version, now, [_overtaken(now)], promoted=False)
         if force_reason is not None:
             store.client.set_model_version_tag(name, str(version), FORCED, force_reason)
+        store.client.set_registered_model_alias(name, CHAMPION, str(version))
         if champion is not None:
             store.client.set_registered_model_alias(name, PREVIOUS, str(champion))
-        store.client.set_registered_model_alias(name, CHAMPION, str(version))
         return Promotion(version, champion, reasons, promoted=True)
 
 
+@reaching()
 def rollback(name: str) -> Promotion:
-    """Give ``previous`` its place as champion back, and take its alias away; EffirError where there is none."""
+    """Give ``previous`` its place as champion back, and take its alias away; EffirError where there is none.
+
+    It is refused where another promotion or rollback was quicker.
+    """
     store = open_store()
-    with store_lock():
-        aliases = _aliases(store, name)
-        if PREVIOUS not in aliases:
-            raise EffirError(f"{name} has no version with the alias {PREVIOUS!r}: there is nothing to roll back to")
-        store.client.set_registered_model_alias(name, CHAMPION, str(aliases[PREVIOUS]))
+    before = _aliases(store, name)
+    if PREVIOUS not in before:
+        raise EffirError(f"{name} has no version with the alias {PREVIOUS!r}: there is nothing to roll back to")
+    version, champion = before[PREVIOUS], before.get(CHAMPION)
+    with claimed(store, name) as still_held:
+        now = _aliases(store, name)
+        if any(now.get(alias) != before.get(alias) for alias in (CHAMPION, PREVIOUS)) or not still_held():
+            return Promotion(version, now.get(CHAMPION), [_overtaken(now.get(CHAMPION))], promoted=False)
+        store.client.set_registered_model_alias(name, CHAMPION, str(version))
         store.client.delete_registered_model_alias(name, PREVIOUS)
-        return Promotion(aliases[PREVIOUS], aliases.get(CHAMPION), [], promoted=True)
+        return Promotion(version, champion, [], promoted=True)
 
 
+@reaching()
 def model_versions(name: str) -> list[ModelVersion]:
     """List the versions of model ``name``, the newest first; none where it is not registered."""
     store = open_store()
@@ -88,6 +99,22 @@ def model_versions(name: str) -> list[ModelVersion]:
         for version in store.client.search_model_versions(f"name = '{name}'")
     ]
     return sorted(found, key=lambda version: -version.version)
+
+
+def _number(store: Store, name: str, which: str, aliases: Mapping[str, int]) -> int:
+    """Return the number of the version that a number or an alias means; EffirError where there is none."""
+    if which in aliases:
+        return aliases[which]
+    if not which.isdecimal():
+        raise EffirError(f"{name} has no version with the alias {which!r}: run `dvc repro` to register one")
+    if not store.client.search_model_versions(f"name = '{name}' and version_number = {int(which)}"):
+        raise EffirError(f"{name} has no version {which}: `effir models` lists them")
+    return int(which)
+
+
+def _overtaken(champion: int | None) -> str:
+    now = "no version is champion any more" if champion is None else f"version {champion} became champion meanwhile"
+    return f"{now}: look at `effir models`, then try again"
 
 
 def _known(store: Store, name: str) -> bool:
@@ -108,6 +135,8 @@ def _candidate(store: Store, name: str, version: int) -> Candidate:
     try:
         return _read_candidate(store, name, version)
     except (KeyError, OSError, MlflowException) as error:
+        if is_loss(error):
+            raise
         raise EffirError(
             f"version {version} of {name} lacks figures that the gate needs ({str(error).splitlines()[0]}): "
             "run `dvc repro` to register one with them"
@@ -115,20 +144,14 @@ def _candidate(store: Store, name: str, version: int) -> Candidate:
 
 
 def _read_candidate(store: Store, name: str, version: int) -> Candidate:
-    run_id = store.client.get_model_version(name, str(version)).run_id
-    metrics = store.client.get_run(run_id).data.metrics
-    sets = sorted(key.removesuffix("/ndcg_at_10") for key in metrics if key.endswith("/ndcg_at_10"))
-    with tempfile.TemporaryDirectory() as folder:
-        hashes = _artifact(store, run_id, "dvc.lock.json", folder)
-        scores = {set_: _artifact(store, run_id, f"reports/{set_}-queries.json", folder) for set_ in sets}
+    found = read_recorded(store, store.client.get_model_version(name, str(version)).run_id)
+    for set_ in found.sets:
+        if set_ not in found.scores:
+            raise FileNotFoundError(f"its run keeps no reports/{set_}-queries.json")
     return Candidate(
         version=version,
-        scores={set_: {query: row["ndcg_at_10"] for query, row in rows.items()} for set_, rows in scores.items()},
-        data={set_: hashes[f"data/eval/{set_}"] for set_ in sets},
-        speedup=metrics["cost/document_speedup"],
-        kept_share=metrics["cost/kept_share"],
+        scores={set_: found.scores[set_] for set_ in found.sets},
+        data={set_: found.data[set_] for set_ in found.sets},
+        speedup=found.figures["cost"]["document_speedup"],
+        kept_share=found.figures["cost"]["kept_share"],
     )
-
-
-def _artifact(store: Store, run_id: str, path: str, folder: str) -> Any:
-    return read_json(Path(store.client.download_artifacts(run_id, path, folder)), made_by="register")

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from effir.files import require, sha256_of, write_json, writing
-from effir.tracking import Store, open_store
+from effir.tracking import Store, open_store, reaching
 from effir.tracking.runs import flatten, log_metrics
 
 CONTENT = "effir.sha256"
@@ -36,6 +36,7 @@ class Papers:
     files: Mapping[str, Any] = field(default_factory=dict)
 
 
+@reaching()
 def register_retriever(
     folder: Path,
     *,
@@ -101,7 +102,9 @@ def _upload(store: Store, folder: Path, run: str, content: str, papers: Papers) 
 def _put(store: Store, model: Any, folder: Path) -> None:
     """Add the weights: hard links where the store is a folder of this file system, so that they lie there once.
 
-    A link is safe, because nothing here writes into a file: DVC and effir replace files whole.
+    That holds through a server too where clients write artifacts themselves (`--no-serve-artifacts` and a `file://`
+    root). One that passes artifacts on never tells where they lie, so it is sent a copy. A link is safe, because
+    nothing here writes into a file: DVC and effir replace files whole.
     """
     if not model.artifact_location.startswith("file://"):
         store.client.log_model_artifacts(model.model_id, str(folder), f"data/{DATA}")

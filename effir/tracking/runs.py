@@ -1,4 +1,4 @@
-"""MLflow runs of a pipeline and its stages: one pipeline run an identity, stage runs nested in it."""
+"""MLflow runs of a pipeline: one an identity, with the runs of its stages nested in it."""
 
 import hashlib
 import json
@@ -8,42 +8,22 @@ import re
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from effir.files import project_root, read_json, write_json
-from effir.tracking import Store, open_store, store_lock
+from effir.files import project_root, read_json
+from effir.tracking import Store, open_store, reaching, store_lock
 
 Scalar = str | int | float | bool
+Point = tuple[str, float, int, int]  # metric, value, milliseconds since 1970, step
 Item = TypeVar("Item")
 
 PARENT = "mlflow.parentRunId"
 STAGE = "effir.stage"
 PIPELINE = "effir.pipeline"
 MADE_BY = "effir.made_by"
+LATE = "effir.logged_late"
 DESCRIPTION = "mlflow.note.content"
-
-
-@dataclass(frozen=True)
-class StageRun:
-    """The open MLflow run of one stage; what is logged shows at once."""
-
-    id: str
-    store: Store
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add a point to each metric, at training step ``step``; values that are not finite are left out."""
-        log_metrics(self.store, self.id, metrics, step or 0)
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log nested params flat: ``prune.width``."""
-        _log_params(self.store, self.id, params)
-
-    def log_artifact(self, path: Path) -> None:
-        """Keep a copy of a file or folder with the run."""
-        self.store.client.log_artifact(self.id, str(path))
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Scalar]:
@@ -71,42 +51,18 @@ def pipeline_identity(params: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+@reaching()
 def pipeline_run(params: Mapping[str, Any]) -> str:
     """Id of the one pipeline run with this identity, made where there is none."""
     store, identity = open_store(), pipeline_identity(params)
     digest = hashlib.sha256("\n".join(identity.values()).encode()).hexdigest()
     with store_lock():
-        for run in _find(store, f"tags.`{PIPELINE}` = '{digest}'"):
+        for run in runs_where(store, f"tags.`{PIPELINE}` = '{digest}'"):
             return str(run.info.run_id)
-        return _create(store, identity["effir.experiment"], identity | {PIPELINE: digest})
+        return create_run(store, identity["effir.experiment"], identity | {PIPELINE: digest})
 
 
-@contextmanager
-def stage_run(stage: str, params: Mapping[str, Any], record: Path) -> Iterator[StageRun]:
-    """Open the run of ``stage`` in the pipeline run that all ``params`` name; write ``record`` when it ends well.
-
-    The run ends FINISHED, or KILLED on KeyboardInterrupt and SystemExit, or FAILED on any other exception, which goes
-    on; the pipeline run then ends with it. A run of the same stage that a killed process left RUNNING ends KILLED.
-    """
-    store, pipeline = open_store(), pipeline_run(params)
-    for dead in _find(store, f"tags.`{PARENT}` = '{pipeline}' and tags.`{STAGE}` = '{stage}' and status = 'RUNNING'"):
-        store.client.set_terminated(dead.info.run_id, "KILLED")
-    store.client.update_run(pipeline, "RUNNING")
-    run = StageRun(_create(store, stage, {PARENT: pipeline, STAGE: stage}), store)
-    started = time.monotonic()
-    try:
-        yield run
-        seconds = round(time.monotonic() - started, 3)
-        write_json(record, {"stage": stage, "run_id": run.id, "pipeline_run_id": pipeline, "seconds": seconds})
-    except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
-        with suppress(Exception):  # what went wrong in the stage is what its reader must see
-            store.client.set_terminated(run.id, status)
-            store.client.set_terminated(pipeline, status)
-        raise
-    store.client.set_terminated(run.id, "FINISHED")
-
-
+@reaching()
 def finish_pipeline(
     run_name: str,
     *,
@@ -128,7 +84,7 @@ def finish_pipeline(
     """
     made_by = [read_json(records / f"{stage}.json", made_by=stage) for stage in stages]
     store, pipeline = open_store(), pipeline_run(params)
-    _log_params(store, pipeline, params)
+    log_params(store, pipeline, params)
     _log_changed_metrics(store, pipeline, metrics)
     for path in artifacts:
         folder = None if path.is_absolute() or path.parent == Path() else path.parent.as_posix()
@@ -139,8 +95,9 @@ def finish_pipeline(
     if description:
         store.client.set_tag(pipeline, DESCRIPTION, description)
     for record in made_by:
-        if record["pipeline_run_id"] != pipeline:
-            _show_cached(store, pipeline, record["stage"], record["run_id"])
+        made = log_late(store, pipeline, record) if "unlogged" in record else record["run_id"]
+        if record["pipeline_run_id"] != pipeline and made == record["run_id"]:
+            _show_cached(store, pipeline, record["stage"], made)
     store.client.update_run(pipeline, name=run_name)
     store.client.set_terminated(pipeline, "FINISHED")
     return pipeline
@@ -148,17 +105,37 @@ def finish_pipeline(
 
 def _show_cached(store: Store, pipeline: str, stage: str, made_by: str) -> None:
     """Nest an ended run for a stage whose outputs were made by run ``made_by`` of another pipeline run."""
-    shown = _find(store, f"tags.`{PARENT}` = '{pipeline}' and tags.`{MADE_BY}` = '{made_by}'")
+    shown = runs_where(store, f"tags.`{PARENT}` = '{pipeline}' and tags.`{MADE_BY}` = '{made_by}'")
     if shown and shown[0].info.status == "FINISHED":
         return
     tags = {PARENT: pipeline, STAGE: stage, "effir.cached": "true", MADE_BY: made_by}
     made = _run(store, made_by)
     # Its own times, so that stages stand in order; a nested run that a killed process began goes on.
     started, ended = (made.info.start_time, made.info.end_time) if made else (None, None)
-    run = shown[0].info.run_id if shown else _create(store, stage, tags, started)
+    run = shown[0].info.run_id if shown else create_run(store, stage, tags, started)
     if made:
         _copy_metrics(store, made, run)
     store.client.set_terminated(run, "FINISHED", ended)
+
+
+def log_late(store: Store, pipeline: str, record: Mapping[str, Any]) -> str:
+    """Bring into the store what a stage's record kept while the store was away; return the stage's run.
+
+    Where it has none here, that is a nested run tagged ``effir.logged_late``.
+    """
+    kept, made = record["unlogged"], _run(store, record["run_id"]) if record["run_id"] else None
+    run = made.info.run_id if made else _late_run(store, pipeline, record)
+    log_points(store, run, [(name, value, time_, step) for name, value, time_, step in kept["points"]])
+    store.client.set_terminated(run, "FINISHED", kept["started"] + int(record["seconds"] * 1000))
+    return str(run)
+
+
+def _late_run(store: Store, pipeline: str, record: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    for shown in runs_where(store, f"tags.`{PARENT}` = '{pipeline}' and tags.`{LATE}` = '{digest}'"):
+        return str(shown.info.run_id)
+    tags = {PARENT: pipeline, STAGE: record["stage"], LATE: digest}
+    return create_run(store, record["stage"], tags, record["unlogged"]["started"])
 
 
 def _run(store: Store, run: str) -> Any:
@@ -174,25 +151,30 @@ def _run(store: Store, run: str) -> Any:
 
 
 def _copy_metrics(store: Store, source: Any, target: str) -> None:
-    from mlflow.entities import Metric
-
     for name in source.data.metrics:
         history = store.client.get_metric_history(source.info.run_id, name)
-        points = [Metric(p.key, p.value, p.timestamp, p.step) for p in history]
-        for batch in _batches(points, 1000):
-            store.client.log_batch(target, metrics=batch)
+        log_points(store, target, [(p.key, p.value, p.timestamp, p.step) for p in history])
+
+
+def points_of(metrics: Mapping[str, float], step: int) -> list[Point]:
+    """Give each metric a point, now; values that are not finite are left out."""
+    now = int(time.time() * 1000)
+    return [(_name(key), float(value), now, step) for key, value in metrics.items() if math.isfinite(value)]
+
+
+def log_points(store: Store, run: str, points: Sequence[Point], model_id: str | None = None) -> None:
+    """Add points to a run, and to its logged model ``model_id``; the same ones twice are there once."""
+    from mlflow.entities import Metric
+
+    for batch in _batches([Metric(*point, model_id) for point in points], 1000):
+        store.client.log_batch(run, metrics=batch)
 
 
 def log_metrics(
     store: Store, run: str, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None
 ) -> None:
     """Add a point to each metric of a run, and of its logged model ``model_id``; those not finite are left out."""
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    points = [Metric(_name(k), float(v), now, step, model_id) for k, v in metrics.items() if math.isfinite(v)]
-    for batch in _batches(points, 1000):
-        store.client.log_batch(run, metrics=batch)
+    log_points(store, run, points_of(metrics, step), model_id)
 
 
 def _log_changed_metrics(store: Store, run: str, metrics: Mapping[str, float]) -> None:
@@ -200,8 +182,8 @@ def _log_changed_metrics(store: Store, run: str, metrics: Mapping[str, float]) -
     log_metrics(store, run, {key: value for key, value in metrics.items() if known.get(_name(key)) != value}, step=0)
 
 
-def _log_params(store: Store, run: str, params: Mapping[str, Any]) -> None:
-    """Log what the run has not yet: MLflow's params never change."""
+def log_params(store: Store, run: str, params: Mapping[str, Any]) -> None:
+    """Log nested params flat, those that the run has not yet: MLflow's params never change."""
     from mlflow.entities import Param
 
     known = store.client.get_run(run).data.params
@@ -219,11 +201,12 @@ def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _find(store: Store, condition: str) -> list[Any]:
+def runs_where(store: Store, condition: str) -> list[Any]:
+    """Find the runs that a condition in MLflow's search language holds for, the oldest first."""
     return list(store.client.search_runs([store.experiment_id], condition, order_by=["attributes.start_time ASC"]))
 
 
-def _create(store: Store, name: str, tags: Mapping[str, str], started: int | None = None) -> str:
+def create_run(store: Store, name: str, tags: Mapping[str, str], started: int | None = None) -> str:
     """Create a run; ``started`` in milliseconds since 1970, else now."""
     return str(store.client.create_run(store.experiment_id, started, dict(tags), name).info.run_id)
 

@@ -131,26 +131,44 @@ def test_a_new_width_reruns_slimming_and_what_follows_only(project: Project) -> 
     assert shown(project)["narrow"] == {"width": 0.6, "metrics": {"metrics/tiny.json", "metrics/cost.json"}}
 
 
-def test_queued_experiments_write_into_the_same_store(project: Project) -> None:
+def test_two_queued_experiments_and_a_repro_at_once_write_one_store_and_do_not_mix(project: Project) -> None:
     # One of them also changes the set: outs of the set before it are still there, in git and in dvc.lock.
     project.dvc("exp", "run", "--queue", "--name", "half", "--set-param", "prune.width=0.5")
     sets = ("--set-param", "data.eval=[other]")
     project.dvc("exp", "run", "--queue", "--name", "moved", "--set-param", "prune.width=0.4", *sets)
-    project.dvc("queue", "start", "--jobs", "1")
-    wait_for(lambda: not re.search("Queued|Running", project.dvc("queue", "status")), 280, "the queue ends", every=5)
+    set_param(project, "prune", "width", 0.625)
+    with project.started("queue", "start", "--jobs", "2"):
+        assert set(ran(project.dvc("repro"))) == FROM_WIDTH | LAST
+        wait_for(
+            lambda: not re.search("Queued|Running", project.dvc("queue", "status")), 280, "the queue ends", every=5
+        )
     status = project.dvc("queue", "status")
     assert status.count("Success") == 2, status + logs(project, "half") + logs(project, "moved")
     store = Store(project)
-    (half,), (moved,) = store.pipelines("half"), store.pipelines("moved")
-    assert {half.info.status, moved.info.status} == {"FINISHED"}
-    assert half.data.params["prune.width"] == "0.5"
-    assert store.names(half, cached=True) == BEFORE_WIDTH
+    (half,), (moved,), beside = store.pipelines("half"), store.pipelines("moved"), store.pipelines("workspace")[0]
+    widths = {
+        name: run.data.params["prune.width"] for name, run in (("half", half), ("moved", moved), ("repro", beside))
+    }
+    assert widths == {"half": "0.5", "moved": "0.4", "repro": "0.625"}
+    assert {run.info.status for run in (half, moved, beside)} == {"FINISHED"}
+    assert store.names(half, cached=True) == store.names(beside, cached=True) == BEFORE_WIDTH
+    assert store.names(half, cached=False) == store.names(beside, cached=False) == FROM_WIDTH
     assert "other/ndcg_at_10" in moved.data.metrics
     assert "tiny/ndcg_at_10" not in moved.data.metrics
     ours = {f"{stage}@other" for stage in ("download_eval", "bm25", "index", "evaluate")}
     assert store.names(moved, cached=True) | store.names(moved, cached=False) == SINGLE | ours
-    widths = {name: experiment["width"] for name, experiment in shown(project).items()}
-    assert (widths["half"], widths["moved"]) == (0.5, 0.4)
+    # Each run has the size of its own model.
+    kept = {run.info.run_id: run.data.metrics["cost/parameters_without_embeddings"] for run in (half, moved, beside)}
+    assert kept[moved.info.run_id] < kept[half.info.run_id] < kept[beside.info.run_id]
+    shown_widths = {name: experiment["width"] for name, experiment in shown(project).items()}
+    assert (shown_widths["half"], shown_widths["moved"]) == (0.5, 0.4)
+
+
+def set_param(project: Project, section: str, key: str, value: object) -> None:
+    path = project.root / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    params[section][key] = value
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
 def logs(project: Project, experiment: str) -> str:

@@ -1,52 +1,15 @@
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from click.testing import CliRunner, Result
 
 from effir.cli import main
 from effir.tracking import open_store
-from effir.tracking.runs import finish_pipeline, pipeline_run
+from effir.tracking.runs import pipeline_run
 
 NAME = "effir-retriever"
-CHECKOUT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project root with an empty sqlite store and the default params."""
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    shutil.copyfile(CHECKOUT / "params.yaml", tmp_path / "params.yaml")
-    return tmp_path
-
-
-def register(project: Path, ndcg: float, speedup: float = 1.5) -> int:
-    """Register a version whose run has all that `stages.register` leaves, every query scored ``ndcg``."""
-    params = {"ndcg": ndcg, "speedup": speedup}
-    queries = project / "reports/apidocs-queries.json"
-    queries.parent.mkdir(exist_ok=True)
-    queries.write_text(json.dumps({f"q{i}": {"ndcg_at_10": ndcg} for i in range(30)}))
-    finish_pipeline(
-        "variant",
-        params=params,
-        stages=[],
-        records=project / "runs",
-        metrics={"apidocs/ndcg_at_10": ndcg, "cost/document_speedup": speedup, "cost/kept_share": 0.6},
-        artifacts=[Path("reports/apidocs-queries.json")],
-        hashes={"data/eval/apidocs": "abc"},
-    )
-    client = open_store().client
-    if not client.search_registered_models(f"name = '{NAME}'"):
-        client.create_registered_model(NAME)
-    (project / "model").mkdir(exist_ok=True)
-    found = client.create_model_version(NAME, str(project / "model"), pipeline_run(params), {"variant": "d10"})
-    client.set_registered_model_alias(NAME, "challenger", found.version)
-    return int(found.version)
 
 
 def effir(*arguments: str) -> Result:
@@ -58,12 +21,12 @@ def aliases() -> dict[str, int]:
     return {alias: int(version) for alias, version in found.items()}
 
 
-def test_the_story_of_a_champion(project: Path) -> None:
-    register(project, 0.5)
+def test_the_story_of_a_champion(project: Path, register: Callable[..., int]) -> None:
+    register(0.5)
     first = effir("promote")
     assert (first.exit_code, first.output) == (0, f"{NAME} version 1 is now its champion\n")
 
-    register(project, 0.4)
+    register(0.4)
     refused = effir("promote")
     assert refused.exit_code == 1
     assert refused.output.splitlines()[0] == f"{NAME} version 2 stays challenger:"
@@ -79,7 +42,7 @@ def test_the_story_of_a_champion(project: Path) -> None:
     assert effir("rollback").output == f"{NAME} version 1 is its champion again, in the place of version 2\n"
     assert aliases() == {"champion": 1, "challenger": 2}
 
-    register(project, 0.6)
+    register(0.6)
     better = json.loads(effir("promote", "--json").output)
     assert better == {"version": 3, "previous": 1, "reasons": [], "promoted": True}
     listed = json.loads(effir("models", "--json").output)
@@ -94,13 +57,13 @@ def test_the_story_of_a_champion(project: Path) -> None:
     )
 
 
-def test_what_cannot_be_promoted_is_one_sentence_and_status_2(project: Path) -> None:
+def test_what_cannot_be_promoted_is_one_sentence_and_status_2(project: Path, register: Callable[..., int]) -> None:
     for command in ("promote", "rollback"):
         nothing = effir(command)
         assert nothing.exit_code == 2
         assert nothing.output == f"Error: no model {NAME} is registered: run `dvc repro`, or mend register.name\n"
     assert effir("models").output == ""
-    register(project, 0.5)
+    register(0.5)
     assert effir("promote").exit_code == 0
     again = effir("promote")
     assert again.exit_code == 2
@@ -109,10 +72,12 @@ def test_what_cannot_be_promoted_is_one_sentence_and_status_2(project: Path) -> 
     assert effir("promote", "--force").output == "Error: --force and --reason go together: give both, or neither\n"
 
 
-def test_a_version_without_figures_is_one_sentence_and_nothing_moves(project: Path) -> None:
-    register(project, 0.5)
+def test_a_version_without_figures_is_one_sentence_and_nothing_moves(
+    project: Path, register: Callable[..., int]
+) -> None:
+    register(0.5)
     client = open_store().client
-    bare = client.create_model_version(NAME, str(project / "model"), pipeline_run({"bare": True}))
+    bare = client.create_model_version(NAME, "runs:/none/model", pipeline_run({"bare": True}))
     client.set_registered_model_alias(NAME, "challenger", bare.version)
     done = effir("promote")
     assert done.exit_code == 2
@@ -121,8 +86,8 @@ def test_a_version_without_figures_is_one_sentence_and_nothing_moves(project: Pa
     assert aliases() == {"challenger": 2}
 
 
-def test_a_slow_model_is_refused_without_a_champion_too(project: Path) -> None:
-    register(project, 0.5, speedup=0.8)
+def test_a_slow_model_is_refused_without_a_champion_too(project: Path, register: Callable[..., int]) -> None:
+    register(0.5, speedup=0.8)
     done = effir("promote", "--json")
     assert done.exit_code == 1
     assert json.loads(done.output)["reasons"] == [

@@ -11,7 +11,8 @@ import pytest
 
 from effir.errors import EffirError
 from effir.tracking import open_store, tracking_uri
-from effir.tracking.runs import finish_pipeline, flatten, pipeline_identity, pipeline_run, stage_run
+from effir.tracking.live import stage_run
+from effir.tracking.runs import finish_pipeline, flatten, pipeline_identity, pipeline_run
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -152,7 +153,7 @@ def test_a_run_left_by_a_killed_process_is_closed_and_others_are_left_alone(root
     code = f"""
 import time
 from pathlib import Path
-from effir.tracking.runs import stage_run
+from effir.tracking.live import stage_run
 with stage_run("finetune", {params!r}, Path("runs/killed.json")) as run:
     print(run.id, flush=True)
     time.sleep(60)
@@ -178,7 +179,7 @@ def test_two_processes_at_once_make_one_store_and_one_pipeline_run(
 import os, time
 from pathlib import Path
 import mlflow
-from effir.tracking.runs import stage_run
+from effir.tracking.live import stage_run
 Path(f"{os.getpid()}.ready").touch()
 while len(list(Path().glob("*.ready"))) < 2:
     time.sleep(0.001)

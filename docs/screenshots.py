@@ -1,0 +1,194 @@
+"""Retake the pictures of MLflow's UI in docs/, from this checkout's store: ``python docs/screenshots.py``.
+
+It starts what ``make ui`` starts and drives headless Chromium (Debian's ``chromium`` and ``chromium-driver``).
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+Found = TypeVar("Found")
+
+CHECKOUT = Path(__file__).parents[1]
+PROGRAMS = ("chromium", "chromedriver")
+FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync""".split()
+WIDTH, HEIGHT = 1400, 800
+SECONDS = 90.0  # a busy machine starts the server in 30 s
+TRAINING = "workflowType=machine_learning"  # the UI opens in its GenAI mode
+ANNOUNCED = "The best run first: "
+# The assistant's panel opens itself once in each new browser, over a third of the page.
+NO_PANEL = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+
+
+def missing_programs() -> list[str]:
+    """Name what is not installed of Chromium and its driver."""
+    return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+@contextmanager
+def browsing() -> Iterator[WebDriver]:
+    """Open headless Chromium with a profile of its own, 1400 by 800 pixels."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(shutil.which("chromium"))
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        try:
+            size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": NO_PANEL})
+            yield browser
+        finally:
+            browser.quit()
+
+
+def until(browser: WebDriver, condition: Callable[[WebDriver], Found], what: str, seconds: float = SECONDS) -> Found:
+    """Wait until ``condition`` holds and return what it found; TimeoutException says ``what`` did not come."""
+    waiting = WebDriverWait(browser, seconds, 0.2, [StaleElementReferenceException])
+    return waiting.until(condition, f"{what}: not within {seconds:.0f} s at {browser.current_url}")
+
+
+def shows(browser: WebDriver, *texts: str) -> str:
+    """Wait until the page shows all ``texts``, and return all that it shows."""
+
+    def seen(browser: WebDriver) -> str | None:
+        page = browser.find_element(By.TAG_NAME, "body").text
+        return page if all(text in page for text in texts) else None
+
+    return until(browser, seen, f"a page with {', '.join(texts)}") or ""
+
+
+@contextmanager
+def mlflow_ui(root: Path) -> Iterator[str]:
+    """Run ``make ui`` on the store in ``root`` and a free port; yield the address that it prints."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = int(listening.getsockname()[1])
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # -o: the environment is there, and is not set up again for another folder.
+    command = ["make", "-f", str(CHECKOUT / "Makefile"), "-o", ".venv/.ready", "ui", f"PORT={port}"]
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(
+            command,
+            cwd=root,
+            env={**os.environ, "PATH": path},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            first = server.stdout.readline() if server.stdout else ""
+            if not first.startswith(ANNOUNCED):
+                log.seek(0)
+                raise RuntimeError(f"make ui ended: {first}{log.read()}")
+            yield first.removeprefix(ANNOUNCED).strip()
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.communicate(timeout=SECONDS)
+
+
+def open_runs(browser: WebDriver, best_first: str) -> list[str]:
+    """Open the table of runs at the address that ``make ui`` prints; return the names of its runs, from the top.
+
+    The first page waits for the server to be up.
+    """
+    server = best_first.partition("/#/")[0]
+    until(browser, lambda browser: _answers(browser, server), "MLflow's server")
+    browser.get(best_first)
+    links = until(browser, lambda browser: _run_links(browser), "a run in the table")
+    return [link.text for link in links]
+
+
+def dismiss_notice(browser: WebDriver) -> None:
+    """Close the notice that the view is a shared one."""
+    button = until(browser, _notice, "the notice of a shared view")
+    button.click()
+    until(browser, lambda browser: not _notice(browser), "the page without the notice")
+
+
+def open_comparison(browser: WebDriver, best_first: str, count: int = 2) -> None:
+    """Compare the ``count`` runs at the top of the open table."""
+    server, _, path = best_first.partition("/#/experiments/")
+    chosen = [link.get_attribute("href") or "" for link in _run_links(browser)[:count]]
+    runs = ",".join(f'"{address.partition("/runs/")[2].partition("?")[0]}"' for address in chosen)
+    experiment = path.partition("/")[0]
+    browser.get(f"{server}/#/compare-runs?runs=[{quote(runs)}]&experiments=[%22{experiment}%22]&{TRAINING}")
+    shows(browser, f"Comparing {count} Runs", "Metrics")
+
+
+def open_model(browser: WebDriver, best_first: str, name: str) -> None:
+    """Open the page of the registered model ``name``."""
+    browser.get(f"{best_first.partition('/#/')[0]}/#/models/{name}?{TRAINING}")
+    shows(browser, name, "Aliases")
+
+
+def scroll_to(browser: WebDriver, heading: str) -> None:
+    """Bring a heading of the page to its top."""
+    found = until(browser, lambda browser: _heading(browser, heading), f"the heading {heading}")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", found)
+
+
+def _answers(browser: WebDriver, server: str) -> bool:
+    import requests
+
+    try:
+        return requests.get(f"{server}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def _run_links(browser: WebDriver) -> Sequence[WebElement]:
+    """Links of the table's runs, as they stand from the top to the bottom; the table keeps its rows in any order."""
+    links = browser.find_elements(By.CSS_SELECTOR, "[col-id='attributes.`Run Name`'] a[href*='/runs/']")
+    return sorted(links, key=lambda link: link.location["y"])
+
+
+def _notice(browser: WebDriver) -> WebElement | None:
+    within = "//*[contains(text(), 'viewing a shared view')]/ancestor::*[@role='alert' or .//button][1]"
+    found = browser.find_elements(By.XPATH, f"{within}//button[not(normalize-space())]")
+    return found[0] if found else None
+
+
+def _heading(browser: WebDriver, text: str) -> WebElement | None:
+    found = [e for e in browser.find_elements(By.XPATH, f"//*[normalize-space(text())='{text}']") if e.is_displayed()]
+    return found[0] if found else None
+
+
+def main() -> None:
+    """Write docs/mlflow-runs.png, docs/mlflow-comparison.png and docs/mlflow-model.png."""
+    if missing := missing_programs():
+        sys.exit(f"Error: {' and '.join(missing)} are missing: install Debian's chromium and chromium-driver")
+    docs = CHECKOUT / "docs"
+    with mlflow_ui(CHECKOUT) as best_first, browsing() as browser:
+        open_runs(browser, best_first)
+        dismiss_notice(browser)
+        browser.save_screenshot(str(docs / "mlflow-runs.png"))
+        open_comparison(browser, best_first)
+        scroll_to(browser, "Metrics")
+        browser.save_screenshot(str(docs / "mlflow-comparison.png"))
+        open_model(browser, best_first, sys.argv[1] if len(sys.argv) > 1 else "effir-retriever")
+        browser.save_screenshot(str(docs / "mlflow-model.png"))
+
+
+if __name__ == "__main__":
+    main()

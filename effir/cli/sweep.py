@@ -1,0 +1,101 @@
+"""`effir sweep`: from a target to the best model that meets it."""
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+
+
+class Amount(click.ParamType[int]):
+    """A whole number, with K, M or B for thousands, millions and billions."""
+
+    name = "NUMBER"
+
+    def convert(self, value: object, param: click.Parameter | None, context: click.Context | None) -> int:
+        """Read ``60M`` as 60 million."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", str(value).strip(), re.IGNORECASE)
+        if not found:
+            self.fail(f"{value!r} is no amount: write 60M for 60 million", param, context)
+        return round(float(found[1]) * UNITS[found[2].upper()])
+
+
+@click.command()
+@click.option("--max-parameters", type=Amount(), help="At most so many parameters, embeddings aside: 60M.")
+@click.option("--min-speedup", type=float, help="At least so many times the base model's documents a second.")
+@click.option("--max-loss", type=float, help="At most this share of the full-size model's nDCG@10 lost: 0.01 is 1 %.")
+@click.option("--trials", default=8, show_default=True, type=click.IntRange(min=1), help="In all, also when continued.")
+@click.option("--name", default="sweep", show_default=True, help="The trials are the experiments NAME-1, NAME-2, …")
+@click.option("--vary", multiple=True, help="KEY=LOW:HIGH[:STEP] or KEY=a,b; prune.depth and prune.width by default.")
+@click.option("-S", "--set", "settings", multiple=True, help="KEY=VALUE of params.yaml for every trial.")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of trials.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def sweep(
+    max_parameters: int | None,
+    min_speedup: float | None,
+    max_loss: float | None,
+    trials: int,
+    name: str,
+    vary: tuple[str, ...],
+    settings: tuple[str, ...],
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Find the best model that meets a target, and register it as the challenger.
+
+    Quality is nDCG@10 on the first set of data.eval: name a dev set, or the choice is made on what should judge it.
+    Each trial is a DVC experiment and an MLflow run, first unhealed; one without hope is given up there. A sweep that
+    was stopped or killed goes on when the command is repeated. Status 1 where no trial meets the target.
+
+    Example: effir sweep --max-parameters 60M --trials 8
+    """
+    from dataclasses import asdict
+
+    from effir.compress.shape import shape_of
+    from effir.errors import EffirError
+    from effir.files import require, state_dir
+    from effir.params import load_params
+    from effir.sweeping.space import default_space, read_space
+    from effir.sweeping.study import Plan
+    from effir.sweeping.sweep import line
+    from effir.sweeping.sweep import sweep as run_sweep
+    from effir.sweeping.target import Target
+
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+        raise EffirError(f"--name {name}: letters, digits, - and _ make the name of an experiment")
+    fixed = dict(_pair(text) for text in settings)
+    target = Target(max_parameters, min_speedup, max_loss)
+    prune = load_params().prune
+    shape = shape_of(require(Path("models/base"), made_by="download"))
+    plan = Plan(
+        name=name,
+        target=target,
+        space=read_space(vary) or default_space(shape.layers),
+        trials=trials,
+        fixed=fixed,
+        default={f"prune.{key}": getattr(prune, key) for key in ("sublayer", "depth", "width")},
+        seed=seed,
+    )
+    found = run_sweep(plan, shape, state_dir("sweeps"))
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    elif found.best is None:
+        click.echo(f"none of {len(found.trials)} trials meets the target: ask for less, or for more --trials")
+    else:
+        click.echo(f"the best of {len(found.trials)} trials: {line(found.best)}")
+        click.echo(
+            f"it is registered by experiment {found.registered}; `dvc exp apply {found.registered}` takes it over"
+        )
+    if found.best is None:
+        raise click.exceptions.Exit(1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from effir.errors import EffirError
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise EffirError(f"-S {text}: write KEY=VALUE, as for `dvc exp run -S`")
+    return key, value

@@ -1,0 +1,55 @@
+"""A trial as a DVC experiment in a folder of its own: run, or read where it has run already."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from effir.comparison import Variant
+from effir.errors import EffirError
+from effir.experiments import experiment_named, read_experiment
+from effir.sweeping.space import Value
+
+# DVC inside a process that ends with this one: a killed sweep leaves no experiment running behind its back.
+CHILD = "import sys; from effir.lifeline import die_with_parent as d; d(); from dvc.cli import main; sys.exit(main())"
+POLL_SECONDS = 0.5
+
+
+def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callable[[str], None]) -> Variant:
+    """Run the pipeline as the DVC experiment ``name`` with ``settings`` of params.yaml, and return its figures.
+
+    An experiment of that name that is there already is read instead. DVC's output goes to ``log``; ``tell`` hears the
+    stage that runs. Stages that an earlier trial ran with the same inputs come out of DVC's run cache. EffirError
+    where the pipeline fails.
+    """
+    if experiment_named(name) is None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        options = [part for key, value in settings.items() for part in ("--set-param", f"{key}={value}")]
+        command = [sys.executable, "-c", CHILD, "exp", "run", "--temp", "--name", name, *options]
+        with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as dvc:
+            _follow(dvc, log, tell)
+    found = experiment_named(name)
+    if found is None:
+        raise EffirError(f"trial {name} failed ({_complaint(log)}): {log} says more")
+    return read_experiment(found)
+
+
+def _follow(dvc: subprocess.Popen[bytes], log: Path, tell: Callable[[str], None]) -> None:
+    try:
+        while dvc.poll() is None:
+            stages = re.findall(r"Running stage '([^']+)'", log.read_text(encoding="utf-8", errors="replace"))
+            tell(stages[-1] if stages else "starting")
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        dvc.terminate()
+        dvc.wait()
+        raise
+
+
+def _complaint(log: Path) -> str:
+    """Find what a person must know of a failed run: the stage's own sentence, or else DVC's."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    said = re.findall(r"^(?:Error|ERROR): (.*)$", text, re.MULTILINE)
+    return str(said[0]) if said else "DVC said nothing"

@@ -1,0 +1,87 @@
+"""The daily work as one story (docs/experiments.md): on sqlite, then against a tracking server."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from tests.pipeline.conftest import Project
+from tests.tracking.conftest import Server, free_port
+
+pytestmark = pytest.mark.pipeline
+
+MODEL = "effir-retriever"
+SERVED = (
+    "import mlflow; print('SHAPE', mlflow.pyfunc.load_model('models:/effir-retriever@champion').predict(['a']).shape)"
+)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    started = Server(
+        tmp_path,
+        f"sqlite:///{tmp_path}/mlflow.db",
+        free_port(),
+        ("--artifacts-destination", str(tmp_path / "artifacts")),
+    )
+    started.start()
+    yield started
+    started.kill()
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def story(request: pytest.FixtureRequest, project: Project) -> Iterator[Project]:
+    """The project after `dvc repro`, with a store of its own."""
+    uri = "sqlite:///story.db" if request.param == "sqlite" else request.getfixturevalue("server").uri
+    yield replace(project, env={**project.env, "MLFLOW_TRACKING_URI": uri})
+    project.run(sys.executable, "-m", "dvc", "exp", "remove", "narrow", "unhealed")
+
+
+def effir(project: Project, *arguments: str) -> "CompletedProcess[str]":
+    return project.run(sys.executable, "-m", "effir.cli", *arguments)
+
+
+def test_the_story(story: Project) -> None:
+    # A repro: its version is the challenger, and becomes the first champion.
+    story.dvc("repro", "--force", "--single-item", "register")
+    assert effir(story, "promote").stdout == f"{MODEL} version 1 is now its champion\n"
+
+    # Two experiments, each with a version of its own.
+    story.dvc("exp", "run", "--temp", "--name", "narrow", "--set-param", "prune.width=0.5")
+    story.dvc("exp", "run", "--temp", "--name", "unhealed", "--set-param", "finetune.steps=0")
+    listed = json.loads(effir(story, "models", "--json").stdout)
+    assert [(one["version"], one["aliases"]) for one in listed] == [(3, ["challenger"]), (2, []), (1, ["champion"])]
+
+    # Side by side, from git and from MLflow alike.
+    compared = json.loads(effir(story, "compare", "workspace", "narrow", "unhealed", "--json").stdout)
+    assert [variant["name"] for variant in compared["variants"]] == ["workspace", "narrow", "unhealed"]
+    found = json.loads(effir(story, "compare", f"models:/{MODEL}/1", f"models:/{MODEL}/3", "--json").stdout)
+    worse = {one["variant"]: one["test"]["difference"] for one in compared["differences"]}["unhealed"]
+    assert found["differences"][0]["test"]["difference"] == pytest.approx(worse)
+    assert worse < 0
+
+    # The worse one is refused with its reasons, and nothing moves.
+    refused = effir(story, "promote")
+    assert refused.returncode == 1
+    first, *reasons = refused.stdout.splitlines()
+    assert first == f"{MODEL} version 3 stays challenger:"
+    assert any(reason.startswith("- tiny: nDCG@10 is ") for reason in reasons), refused.stdout
+
+    # Forced with a reason, and rolled back.
+    assert effir(story, "promote", "--force", "--reason", "a demonstration").returncode == 0
+    champion, tags = aliases(story)["champion"], json.loads(effir(story, "models", "--json").stdout)[0]["tags"]
+    assert (champion, tags["effir.promoted_by_force"]) == (3, "a demonstration")
+    assert effir(story, "rollback").stdout.startswith(f"{MODEL} version 1 is its champion again")
+    assert aliases(story) == {"champion": 1, "challenger": 3}
+
+    # The champion serves.
+    assert "SHAPE (1, 64)" in story.succeed(sys.executable, "-c", SERVED)
+
+
+def aliases(project: Project) -> dict[str, int]:
+    listed = json.loads(effir(project, "models", "--json").stdout)
+    return {alias: one["version"] for one in listed for alias in one["aliases"]}

@@ -1,0 +1,56 @@
+"""`effir sweep` over the real pipeline: killed in the middle, continued, ending with the best trial."""
+
+import json
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.pipeline.conftest import Project
+from tests.pipeline.test_pipeline import Store, alive, wait_for
+
+pytestmark = pytest.mark.pipeline
+
+
+def experiments(project: Project) -> dict[str, str]:
+    """DVC experiments: name to commit."""
+    lines = project.git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines()
+    refs = (line.split() for line in lines if line.count("/") == 4)
+    return {ref.rpartition("/")[2]: commit for ref, commit in refs}
+
+
+def test_a_killed_sweep_goes_on_and_ends_with_the_best_trial_that_meets_the_target(project: Project) -> None:
+    limit = int(0.8 * project.json("metrics/cost.json")["parameters_base_without_embeddings"])
+    space = ("--vary", "prune.depth=1:3", "--vary", "prune.width=0.5:1.0:0.25")
+    command = [sys.executable, "-m", "effir.cli", "sweep", "--max-parameters", str(limit), *space]
+    command += ["--trials", "2", "--name", "found", "--json"]
+    with (project.root.parent / "sweep.out").open("wb") as output:
+        killed = subprocess.Popen(command, cwd=project.root, env=project.env, stdout=output, stderr=output)
+    wait_for(lambda: "found-1-unhealed" in experiments(project), 240, "the first trial has run unhealed")
+    below = psutil.Process(killed.pid).children(recursive=True)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    wait_for(lambda: not any(alive(process) for process in below), 10, "its pipeline ends after it")
+    before = experiments(project)
+
+    done = subprocess.run(command, cwd=project.root, env=project.env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert [trial["experiment"] for trial in found["trials"]] == ["found-1", "found-2"]
+    assert all(trial["result"]["parameters"] <= limit for trial in found["trials"])
+    assert found["best"] == max(found["trials"], key=lambda trial: trial["result"]["ndcg"])
+    after = experiments(project)
+    assert {name: after[name] for name in before} == before  # what had run did not run again
+    ours = {name for name in after if name.startswith("found")}
+    assert ours == {"found-1-unhealed", "found-1", "found-2-unhealed", "found-2", "found-best"}
+
+    store = Store(project)
+    runs = {name: store.pipelines(name)[0] for name in ours}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    registered = {version.run_id for version in store.client.search_model_versions("name = 'effir-retriever'")}
+    assert {name for name, run in runs.items() if run.info.run_id in registered} == {"found-best"}
+    quality = {name: run.data.metrics["tiny/ndcg_at_10"] for name, run in runs.items()}
+    assert quality["found-best"] == quality[found["best"]["experiment"]] == found["best"]["result"]["ndcg"]
