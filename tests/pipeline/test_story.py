@@ -10,6 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.pipeline.conftest import Project
+from tests.pipeline.test_pipeline import set_param
 from tests.tracking.conftest import Server, free_port
 
 pytestmark = pytest.mark.pipeline
@@ -38,7 +39,7 @@ def story(request: pytest.FixtureRequest, project: Project) -> Iterator[Project]
     """The project after `dvc repro`, with a store of its own."""
     uri = "sqlite:///story.db" if request.param == "sqlite" else request.getfixturevalue("server").uri
     yield replace(project, env={**project.env, "MLFLOW_TRACKING_URI": uri})
-    project.run(sys.executable, "-m", "dvc", "exp", "remove", "narrow", "unhealed")
+    project.run(sys.executable, "-m", "dvc", "exp", "remove", "narrow", "whole")
 
 
 def effir(project: Project, *arguments: str) -> "CompletedProcess[str]":
@@ -46,30 +47,36 @@ def effir(project: Project, *arguments: str) -> "CompletedProcess[str]":
 
 
 def test_the_story(story: Project) -> None:
+    # The tiny model's quality is noise: what makes a challenger worse here is its size.
+    set_param(story, "register", "max_kept_share", 0.9)
+
     # A repro: its version is the challenger, and becomes the first champion.
     story.dvc("repro", "--force", "--single-item", "register")
     assert effir(story, "promote").stdout == f"{MODEL} version 1 is now its champion\n"
 
     # Two experiments, each with a version of its own.
     story.dvc("exp", "run", "--temp", "--name", "narrow", "--set-param", "prune.width=0.5")
-    story.dvc("exp", "run", "--temp", "--name", "unhealed", "--set-param", "finetune.steps=0")
+    story.dvc("exp", "run", "--temp", "--name", "whole", "-S", "prune.depth=0", "-S", "prune.width=1.0")
     listed = json.loads(effir(story, "models", "--json").stdout)
     assert [(one["version"], one["aliases"]) for one in listed] == [(3, ["challenger"]), (2, []), (1, ["champion"])]
 
     # Side by side, from git and from MLflow alike.
-    compared = json.loads(effir(story, "compare", "workspace", "narrow", "unhealed", "--json").stdout)
-    assert [variant["name"] for variant in compared["variants"]] == ["workspace", "narrow", "unhealed"]
+    compared = json.loads(effir(story, "compare", "workspace", "narrow", "whole", "--json").stdout)
+    assert [variant["name"] for variant in compared["variants"]] == ["workspace", "narrow", "whole"]
     found = json.loads(effir(story, "compare", f"models:/{MODEL}/1", f"models:/{MODEL}/3", "--json").stdout)
-    worse = {one["variant"]: one["test"]["difference"] for one in compared["differences"]}["unhealed"]
-    assert found["differences"][0]["test"]["difference"] == pytest.approx(worse)
-    assert worse < 0
+    by_git = {one["variant"]: one["test"] for one in compared["differences"]}["whole"]
+    assert found["differences"][0]["test"]["difference"] == pytest.approx(by_git["difference"])
+    assert compared["variants"][2]["cost"]["kept_share"] == 1
 
     # The worse one is refused with its reasons, and nothing moves.
     refused = effir(story, "promote")
     assert refused.returncode == 1
     first, *reasons = refused.stdout.splitlines()
     assert first == f"{MODEL} version 3 stays challenger:"
-    assert any(reason.startswith("- tiny: nDCG@10 is ") for reason in reasons), refused.stdout
+    assert (
+        "- it keeps 100.0% of the base model's non-embedding parameters, more than register.max_kept_share = 0.9"
+        in reasons
+    )
 
     # Forced with a reason, and rolled back.
     assert effir(story, "promote", "--force", "--reason", "a demonstration").returncode == 0
