@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
@@ -30,9 +29,12 @@ CHECKOUT = Path(__file__).parents[1]
 PROGRAMS = ("chromium", "chromedriver")
 FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
+# A mouse: without one, charts keep their toolbars over themselves.
+MOUSE = "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
 WIDTH, HEIGHT = 1400, 800
 SECONDS = 90.0  # a busy machine starts the server in 30 s
 TRAINING = "workflowType=machine_learning"  # the UI opens in its GenAI mode
+HEAD = "Experiments\neffir"  # the path at the head of a page, which may come last
 ANNOUNCED = "The best run first: "
 # The assistant's panel opens itself once in each new browser, over a third of the page.
 NO_PANEL = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
@@ -49,7 +51,7 @@ def browsing() -> Iterator[WebDriver]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = str(shutil.which("chromium"))
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        for flag in (*FLAGS, MOUSE, f"--user-data-dir={profile}"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
@@ -60,6 +62,12 @@ def browsing() -> Iterator[WebDriver]:
             yield browser
         finally:
             browser.quit()
+
+
+def visit(browser: WebDriver, address: str) -> None:
+    """Open a page anew: addresses of MLflow differ after the ``#`` only, and the last page must not be seen."""
+    browser.get("about:blank")
+    browser.get(address)
 
 
 def until(browser: WebDriver, condition: Callable[[WebDriver], Found], what: str, seconds: float = SECONDS) -> Found:
@@ -103,8 +111,8 @@ def mlflow_ui(root: Path) -> Iterator[str]:
                 raise RuntimeError(f"make ui ended: {first}{log.read()}")
             yield first.removeprefix(ANNOUNCED).strip()
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.communicate(timeout=SECONDS)
+            os.killpg(server.pid, signal.SIGKILL)  # asked to end, it takes 11 s
+            server.communicate()
 
 
 def open_runs(browser: WebDriver, best_first: str) -> list[str]:
@@ -114,8 +122,9 @@ def open_runs(browser: WebDriver, best_first: str) -> list[str]:
     """
     server = best_first.partition("/#/")[0]
     until(browser, lambda browser: _answers(browser, server), "MLflow's server")
-    browser.get(best_first)
+    visit(browser, best_first)
     links = until(browser, lambda browser: _run_links(browser), "a run in the table")
+    shows(browser, HEAD)
     return [link.text for link in links]
 
 
@@ -126,26 +135,18 @@ def dismiss_notice(browser: WebDriver) -> None:
     until(browser, lambda browser: not _notice(browser), "the page without the notice")
 
 
-def open_comparison(browser: WebDriver, best_first: str, count: int = 2) -> None:
-    """Compare the ``count`` runs at the top of the open table."""
-    server, _, path = best_first.partition("/#/experiments/")
-    chosen = [link.get_attribute("href") or "" for link in _run_links(browser)[:count]]
-    runs = ",".join(f'"{address.partition("/runs/")[2].partition("?")[0]}"' for address in chosen)
-    experiment = path.partition("/")[0]
-    browser.get(f"{server}/#/compare-runs?runs=[{quote(runs)}]&experiments=[%22{experiment}%22]&{TRAINING}")
-    shows(browser, f"Comparing {count} Runs", "Metrics")
+def open_charts(browser: WebDriver, best_first: str) -> None:
+    """Compare the runs of the table by charts; wait for those of quality, size and speed."""
+    visit(browser, f"{best_first}&compareRunsMode=CHART")
+    drawn = ".js-plotly-plot:has(.bars path)"
+    until(browser, lambda browser: len(browser.find_elements(By.CSS_SELECTOR, drawn)) >= 3, "three charts with bars")
+    shows(browser, HEAD)
 
 
 def open_model(browser: WebDriver, best_first: str, name: str) -> None:
     """Open the page of the registered model ``name``."""
-    browser.get(f"{best_first.partition('/#/')[0]}/#/models/{name}?{TRAINING}")
+    visit(browser, f"{best_first.partition('/#/')[0]}/#/models/{name}?{TRAINING}")
     shows(browser, name, "Aliases")
-
-
-def scroll_to(browser: WebDriver, heading: str) -> None:
-    """Bring a heading of the page to its top."""
-    found = until(browser, lambda browser: _heading(browser, heading), f"the heading {heading}")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", found)
 
 
 def _answers(browser: WebDriver, server: str) -> bool:
@@ -169,13 +170,8 @@ def _notice(browser: WebDriver) -> WebElement | None:
     return found[0] if found else None
 
 
-def _heading(browser: WebDriver, text: str) -> WebElement | None:
-    found = [e for e in browser.find_elements(By.XPATH, f"//*[normalize-space(text())='{text}']") if e.is_displayed()]
-    return found[0] if found else None
-
-
 def main() -> None:
-    """Write docs/mlflow-runs.png, docs/mlflow-comparison.png and docs/mlflow-model.png."""
+    """Write docs/mlflow-runs.png, docs/mlflow-comparison.png and docs/mlflow-model.png, of the model named or ours."""
     if missing := missing_programs():
         sys.exit(f"Error: {' and '.join(missing)} are missing: install Debian's chromium and chromium-driver")
     docs = CHECKOUT / "docs"
@@ -183,8 +179,8 @@ def main() -> None:
         open_runs(browser, best_first)
         dismiss_notice(browser)
         browser.save_screenshot(str(docs / "mlflow-runs.png"))
-        open_comparison(browser, best_first)
-        scroll_to(browser, "Metrics")
+        open_charts(browser, best_first)
+        dismiss_notice(browser)
         browser.save_screenshot(str(docs / "mlflow-comparison.png"))
         open_model(browser, best_first, sys.argv[1] if len(sys.argv) > 1 else "effir-retriever")
         browser.save_screenshot(str(docs / "mlflow-model.png"))

@@ -7,6 +7,15 @@ from effir.provenance import Origin
 Figures = Mapping[str, float]
 
 
+def description(quality: Mapping[str, Figures], cost: Figures) -> str:
+    """Say the main figures in a line, which lists of versions begin with, and lay all of them out below it."""
+    name, figures = next(iter(quality.items()))
+    line = (
+        f"{figures['ndcg_at_10']:.3f} on {name}, {cost['kept_share']:.0%} kept, {cost['document_speedup']:.1f}x speed"
+    )
+    return f"{line}\n\n{result_table(quality, cost)}"
+
+
 def result_table(quality: Mapping[str, Figures], cost: Figures) -> str:
     """Lay out quality, a row a set, and cost beside the base model, as Markdown; ``cost`` is ``metrics/cost.json``."""
     rows = [_quality_row(name, figures) for name, figures in quality.items()]

@@ -1,5 +1,6 @@
 """Where a model comes from: the code's git state, and the licences of what it was made of."""
 
+import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,8 +39,7 @@ class Origin:
         """Return it flat, as tags of a model version."""
         return {
             "model.base": self.base,
-            "licence.model": self.licence,
-            **{f"licence.{name}": ", ".join(found) for name, found in self.data_licences.items()},
+            "licences": json.dumps({"model": self.licence, **{k: ", ".join(v) for k, v in self.data_licences.items()}}),
             "git.revision": self.code.revision,
             "git.dirty": str(self.code.is_dirty).lower(),
         }

@@ -1,14 +1,16 @@
 """Complete the pipeline's MLflow run and register the retriever."""
 
+import json
 from pathlib import Path
 
 import click
 
-from effir.card import model_card, result_table
+from effir.card import description, model_card
 from effir.files import read_json, require
 from effir.provenance import Origin, git_state, licences_of
 from effir.tracking.registry import Papers, register_retriever
 from effir.tracking.runs import finish_pipeline, pipeline_run
+from effir.tracking.view import explain_aliases, show_best_first
 from stages.paths import COST, EVAL, METRICS, PLOTS, REDUNDANCY, REPORTS, RETRIEVER, SLIMMING, TRAIN
 from stages.program import RUNS, checked, locked_hashes, logged, stages_of, tracking
 
@@ -31,19 +33,19 @@ def main() -> None:
         licences = licences_of([TRAIN, *(EVAL / name for name in sets)])
         origin = Origin(params.model.base, params.model.licence, licences, git_state(Path.cwd()))
         prompts = {"query": params.retriever.query_prompt, "document": params.retriever.document_prompt}
-        table, card = result_table(quality, cost), model_card(params.variant, quality, cost, origin, prompts)
+        about, card = description(quality, cost), model_card(params.variant, quality, cost, origin, prompts)
         pipeline = pipeline_run(everything)
         if register.version:
             files = {path.name: read_json(path, made_by=f"evaluate@{name}") for name, path in scores.items()}
             files |= {"params.json": everything, "metrics.json": groups, "dvc.lock.json": hashes}
-            inputs = {f"dvc.{path}": md5 for path, md5 in hashes.items() if path.startswith(("data/", "models/"))}
+            inputs = {path: md5 for path, md5 in hashes.items() if path.startswith(("data/", "models/"))}
             version = register_retriever(
                 require(RETRIEVER, made_by="finetune"),
                 name=register.name,
                 pipeline_run_id=pipeline,
-                tags={"variant": params.variant, **origin.tags(), **inputs},
+                tags={"variant": params.variant, **origin.tags(), "dvc": json.dumps(inputs)},
                 alias=register.alias,
-                papers=Papers(card=card, description=table, params=everything, metrics=metrics, files=files),
+                papers=Papers(card=card, description=about, params=everything, metrics=metrics, files=files),
             )
             click.echo(f"{register.name} version {version} is now its {register.alias}")
         finish_pipeline(
@@ -54,9 +56,11 @@ def main() -> None:
             metrics=metrics,
             artifacts=[PLOTS, REDUNDANCY, SLIMMING, *scores.values()],
             hashes=hashes,
-            description=table,
+            description=about,
             card=card,
         )
+        show_best_first(sets)
+        explain_aliases(register.name, register.alias)
 
 
 if __name__ == "__main__":

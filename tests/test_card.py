@@ -1,6 +1,6 @@
 import yaml
 
-from effir.card import model_card, result_table
+from effir.card import description, model_card, result_table
 from effir.provenance import GitState, Origin
 
 QUALITY = {
@@ -29,6 +29,10 @@ def test_the_result_table_has_a_row_a_set_and_one_of_cost() -> None:
     table = result_table(QUALITY, COST).splitlines()
     assert table[2] == "| apidocs | **0.637** (0.596 to 0.678) | 0.923 | 0.652 | 0.631 | 300 |"
     assert table[-1] == "| 68.7 M (64.7%) | 1.55 times fewer | 1.51 times as fast | 1.48 times as fast | 388 MB |"
+
+
+def test_a_description_begins_with_the_main_figures() -> None:
+    assert description(QUALITY, COST).startswith("0.637 on apidocs, 65% kept, 1.5x speed\n\n| set |")
 
 
 def test_the_cards_front_matter_holds_figures_and_licence_as_the_hub_reads_them() -> None:

@@ -1,5 +1,6 @@
 """The sweep itself: draw a trial, run it unhealed, give it up or heal it, remember; it may be killed at any moment."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def sweep(plan: Plan, shape: ModelShape, folder: Path) -> Outcome:
             outcome = _try(plan, trial.user_attrs[EXPERIMENT], dict(trial.params), study.done(), reference, run)
             study.record(trial, outcome, reference)
             bar.update()
-            bar.write(line(outcome))
+            bar.write(line(outcome), file=sys.stderr)  # what is printed is the result alone
         healed = [one for one in study.done() if one.result]
         winner = best(plan.target, [one.result for one in healed if one.result], reference)
         chosen = None if winner is None else healed[winner]

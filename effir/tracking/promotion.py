@@ -8,8 +8,8 @@ from effir.tracking import Store, is_loss, open_store, reaching
 from effir.tracking.claim import claimed
 from effir.tracking.figures import read_recorded
 from effir.tracking.gate import Candidate, Gate, refusals
+from effir.tracking.registry import CHAMPION, PREVIOUS
 
-CHAMPION, PREVIOUS = "champion", "previous"
 FORCED = "effir.promoted_by_force"
 
 

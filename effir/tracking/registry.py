@@ -17,6 +17,7 @@ from effir.tracking.runs import flatten, log_metrics
 
 CONTENT = "effir.sha256"
 PAPERS = "effir"
+CHAMPION, PREVIOUS = "champion", "previous"  # aliases of the version that serves, and of the one that did
 DATA = "retriever"
 SERVING = ("sentence-transformers", "transformers", "torch")
 

@@ -13,11 +13,11 @@ from typing import Any
 from effir.errors import EffirError
 from effir.params import load_params
 from effir.tracking import Store, open_store, reaching
-from effir.tracking.promotion import CHAMPION, PREVIOUS
+from effir.tracking.registry import CHAMPION, PREVIOUS
 from effir.tracking.runs import PIPELINE
 
 KEY = "best"
-TITLE = "Best run first"
+TITLE, COMPARED = "Best run first", "Quality, size and speed"
 VIEW = f"mlflow.sharedViewState.{KEY}"
 NOTE = "mlflow.note.content"
 RUN_NAME = "attributes.`Run Name`"
@@ -60,6 +60,7 @@ def view(sets: Sequence[str]) -> dict[str, Any]:
     cost = ["metrics.`cost/kept_share`", "metrics.`cost/document_speedup`"]
     metrics = [*quality, *cost, f"metrics.`{sets[0]}/recall_at_100`"]
     params = [f"params.`prune.{key}`" for key in ("depth", "width", "sublayer")]
+    compared = [_letters(column) for column in [*quality, *cost]]
     return {
         "searchFilter": f"tags.`{PIPELINE}` LIKE '%'",
         "orderByKey": quality[0],
@@ -71,12 +72,26 @@ def view(sets: Sequence[str]) -> dict[str, Any]:
         "selectedColumns": [*metrics, *params],
         "columnOrder": [RUN_NAME, *metrics, *params],
         "columnWidths": {RUN_NAME: 190} | {column: _pixels(column) for column in metrics + params},
+        "compareRunSections": [{"uuid": KEY, "name": COMPARED, "display": True, "isReordered": False}],
+        "compareRunCharts": [_bars(metric) for metric in compared],
+        "isAccordionReordered": True,  # else the sections that the UI adds stand first
     }
+
+
+def _bars(metric: str) -> dict[str, Any]:
+    """Describe the chart of one metric, a bar a run, in our section of the comparison."""
+    about = {"uuid": metric, "metricKey": metric, "displayName": metric, "metricSectionId": KEY}
+    return {"type": "BAR", "isGenerated": False, "deleted": False, **about}
 
 
 def _pixels(column: str) -> int:
     """Width that shows the whole heading, with the mark of the sorted column: about 7 pixels a letter."""
-    return 36 + 7 * len(column.split("`")[1])
+    return 40 + 7 * len(_letters(column))
+
+
+def _letters(column: str) -> str:
+    """Return what a column shows: ``metrics.`cost/kept_share` `` without its kind and backticks."""
+    return column.split("`")[1]
 
 
 def note(path: str) -> str:
