@@ -1,11 +1,15 @@
 """The run of one stage: what it logs is sent at once, and kept while the store is away."""
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from effir.files import write_json
 from effir.tracking import Store, first_line, open_store, reaching, store_errors
@@ -24,6 +28,7 @@ from effir.tracking.server import StoreError, require_answer
 
 PAUSE_SECONDS = 60.0  # between two attempts: a lost server may take a tenth of a training's time, not more
 LAST_SECONDS = 30.0  # at the end of a stage, for a server that is just being restarted
+PROCESS = "effir.process"
 WITHOUT = "or set tracking.required: false to run without it"
 
 Say = Callable[[str], object]
@@ -124,13 +129,39 @@ def _begin(stage: str, params: Mapping[str, Any], required: bool, say: Say) -> t
             nested = f"tags.`{PARENT}` = '{pipeline}' and tags.`{STAGE}` = '{stage}' and status = 'RUNNING'"
             for dead in runs_where(store, nested):
                 store.client.set_terminated(dead.info.run_id, "KILLED")
+            close_dead(store)
             store.client.update_run(pipeline, "RUNNING")
-            return StageRun(create_run(store, stage, {PARENT: pipeline, STAGE: stage}), store), pipeline
+            return StageRun(create_run(store, stage, {PARENT: pipeline, STAGE: stage, PROCESS: _us()}), store), pipeline
     except StoreError as gone:
         if required:
             raise StoreError(gone.what, f"{gone.remedy}, {WITHOUT}") from None
         say(f"{gone.what}: {stage} runs without it, as tracking.required is false")
         return StageRun(None, None, reason=gone.what), None
+
+
+def close_dead(store: Store) -> None:
+    """End as KILLED what processes of this machine that are gone left RUNNING: stage runs, and their pipeline runs."""
+    ours = f"status = 'RUNNING' and tags.`{PROCESS}` LIKE '{socket.gethostname()}:%'"
+    for run in runs_where(store, ours):
+        pid, began = run.data.tags[PROCESS].rsplit(":", 2)[1:]
+        if not _lives(int(pid), int(began)):
+            store.client.set_terminated(run.info.run_id, "KILLED")
+            pipeline = run.data.tags[PARENT]
+            if not runs_where(store, f"status = 'RUNNING' and tags.`{PARENT}` = '{pipeline}'"):
+                store.client.set_terminated(pipeline, "KILLED")
+
+
+def _us() -> str:
+    """Name this process for as long as it lives: a process id alone is given to others later."""
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
+
+
+def _lives(pid: int, began: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - began) < 2 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _unlogged(run: StageRun, began: float) -> dict[str, Any]:

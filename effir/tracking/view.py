@@ -13,6 +13,7 @@ from typing import Any
 from effir.errors import EffirError
 from effir.params import load_params
 from effir.tracking import Store, open_store, reaching
+from effir.tracking.live import close_dead
 from effir.tracking.registry import CHAMPION, PREVIOUS
 from effir.tracking.runs import PIPELINE
 
@@ -27,10 +28,11 @@ RUN_NAME = "attributes.`Run Name`"
 def show_best_first(sets: Sequence[str]) -> str:
     """Let MLflow's UI offer the experiment sorted by nDCG@10 on the first of ``sets``; return the view's address.
 
-    The address is what follows the server's own: ``/#/experiments/…``. A description that is there stays. StoreError
-    where the store does not open.
+    Runs whose process is gone are ended. The address is what follows the server's own: ``/#/experiments/…``. A
+    description that is there stays. StoreError where the store does not open.
     """
     store = open_store()
+    close_dead(store)
     path = f"/#/experiments/{store.experiment_id}/runs?viewStateShareKey={KEY}&workflowType=machine_learning"
     known = store.client.get_experiment(store.experiment_id).tags
     state = json.dumps(view(sets))

@@ -148,27 +148,35 @@ def test_an_exception_ends_the_run_and_goes_on(error: BaseException, status: str
     (root / "runs/index@apidocs.json").unlink()
 
 
-def test_a_run_left_by_a_killed_process_is_closed_and_others_are_left_alone(root: Path) -> None:
-    params = {"seed": "killed"}
+def open_stage(stage: str, params: dict[str, str]) -> tuple[subprocess.Popen[str], str]:
+    """A process that works in a stage run for a minute, and the run's id."""
     code = f"""
 import time
 from pathlib import Path
 from effir.tracking.live import stage_run
-with stage_run("finetune", {params!r}, Path("runs/killed.json")) as run:
+with stage_run({stage!r}, {params!r}, Path("runs/{stage}.json")) as run:
     print(run.id, flush=True)
     time.sleep(60)
 """
     process = start(code)
     assert process.stdout is not None
-    dead = process.stdout.readline().strip()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert get(dead).info.status == "RUNNING"
-    with stage_run("index@apidocs", params, root / "runs/other.json"):
-        assert get(dead).info.status == "RUNNING"
-    with stage_run("finetune", params, root / "runs/killed.json") as run:
-        assert get(dead).info.status == "KILLED"
-        assert get(run.id).info.status == "RUNNING"
+    return process, process.stdout.readline().strip()
+
+
+def test_runs_left_by_killed_processes_are_closed_by_the_next_stage_and_living_ones_are_left_alone(root: Path) -> None:
+    gone, dead = open_stage("finetune", {"seed": "killed"})
+    living, beside = open_stage("finetune", {"seed": "living"})
+    gone.send_signal(signal.SIGKILL)
+    gone.wait()
+    pipeline = get(dead).data.tags["mlflow.parentRunId"]
+    assert {get(run).info.status for run in (dead, beside, pipeline)} == {"RUNNING"}
+    with stage_run("analyze", {"seed": "next"}, root / "runs/next.json") as ours:
+        assert {get(run).info.status for run in (dead, pipeline)} == {"KILLED"}
+        assert {get(run).info.status for run in (beside, ours.id or "")} == {"RUNNING"}
+    with stage_run("finetune", {"seed": "killed"}, root / "runs/again.json"):
+        assert get(pipeline).info.status == "RUNNING"
+    living.kill()
+    living.wait()
 
 
 def test_two_processes_at_once_make_one_store_and_one_pipeline_run(
