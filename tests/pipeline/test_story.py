@@ -39,7 +39,7 @@ def story(request: pytest.FixtureRequest, project: Project) -> Iterator[Project]
     """The project after `dvc repro`, with a store of its own."""
     uri = "sqlite:///story.db" if request.param == "sqlite" else request.getfixturevalue("server").uri
     yield replace(project, env={**project.env, "MLFLOW_TRACKING_URI": uri})
-    project.run(sys.executable, "-m", "dvc", "exp", "remove", "narrow", "whole")
+    project.run(sys.executable, "-m", "dvc", "exp", "remove", "thin", "whole")
 
 
 def effir(project: Project, *arguments: str) -> "CompletedProcess[str]":
@@ -55,14 +55,14 @@ def test_the_story(story: Project) -> None:
     assert effir(story, "promote").stdout == f"{MODEL} version 1 is now its champion\n"
 
     # Two experiments, each with a version of its own.
-    story.dvc("exp", "run", "--temp", "--name", "narrow", "--set-param", "prune.width=0.5")
+    story.dvc("exp", "run", "--temp", "--name", "thin", "--set-param", "prune.width=0.5")
     story.dvc("exp", "run", "--temp", "--name", "whole", "-S", "prune.depth=0", "-S", "prune.width=1.0")
     listed = json.loads(effir(story, "models", "--json").stdout)
     assert [(one["version"], one["aliases"]) for one in listed] == [(3, ["challenger"]), (2, []), (1, ["champion"])]
 
     # Side by side, from git and from MLflow alike.
-    compared = json.loads(effir(story, "compare", "workspace", "narrow", "whole", "--json").stdout)
-    assert [variant["name"] for variant in compared["variants"]] == ["workspace", "narrow", "whole"]
+    compared = json.loads(effir(story, "compare", "workspace", "thin", "whole", "--json").stdout)
+    assert [variant["name"] for variant in compared["variants"]] == ["workspace", "thin", "whole"]
     found = json.loads(effir(story, "compare", f"models:/{MODEL}/1", f"models:/{MODEL}/3", "--json").stdout)
     by_git = {one["variant"]: one["test"] for one in compared["differences"]}["whole"]
     assert found["differences"][0]["test"]["difference"] == pytest.approx(by_git["difference"])
