@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from effir.comparison import Variant
+import yaml
+
+from effir.comparison import Scalar, Variant, same_text
 from effir.errors import EffirError
 from effir.experiments import experiment_named, read_experiment
 from effir.sweeping.space import Value
+from effir.tracking.runs import flatten
 
 # DVC inside a process that ends with this one: a killed sweep leaves no experiment running behind its back.
 CHILD = "import sys; from effir.lifeline import die_with_parent as d; d(); from dvc.cli import main; sys.exit(main())"
@@ -22,7 +25,7 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
 
     An experiment of that name that is there already is read instead. DVC's output goes to ``log``; ``tell`` hears the
     stage that runs. Stages that an earlier trial ran with the same inputs come out of DVC's run cache. EffirError
-    where the pipeline fails.
+    where the pipeline fails, and where the experiment of that name has other settings.
     """
     if experiment_named(name) is None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +36,18 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
     found = experiment_named(name)
     if found is None:
         raise EffirError(f"trial {name} failed ({_complaint(log)}): {log} says more")
-    return read_experiment(found)
+    trial = read_experiment(found)
+    if other := [key for key, value in _flat(settings).items() if same_text(trial.params.get(key)) != same_text(value)]:
+        raise EffirError(
+            f"the experiment {name} was made with another {', '.join(other)}: remove it by `dvc exp remove {name}`, "
+            "or give the sweep another --name"
+        )
+    return trial
+
+
+def _flat(settings: Mapping[str, Value]) -> dict[str, Scalar]:
+    """Read settings as DVC reads them from its command line, and name them as a variant's params."""
+    return flatten({key: yaml.safe_load(str(value)) for key, value in settings.items()})
 
 
 def _follow(dvc: subprocess.Popen[bytes], log: Path, tell: Callable[[str], None]) -> None:

@@ -1,0 +1,54 @@
+"""Trials that have run already, in a git repository that holds what DVC leaves of an experiment."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from effir.errors import EffirError
+from effir.sweeping.trials import run_trial
+
+PARAMS = (
+    "data: {eval: [apidocs-dev]}\nprune: {width: 0.8}\nfinetune: {learning_rate: 1.0e-4}\nregister: {version: false}\n"
+)
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with the experiment `sweep-1`, and the log of its run that must not be written again."""
+    files = {
+        "params.yaml": PARAMS,
+        "dvc.lock": "{}",
+        "metrics/apidocs-dev.json": json.dumps({"ndcg_at_10": 0.5}),
+        "metrics/cost.json": json.dumps({"kept_share": 0.6}),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@test")
+        done = subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "one")
+    head = git("rev-parse", "HEAD")
+    git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/sweep-1", head)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "sweep-1.log"
+
+
+def test_a_trial_that_ran_is_read_and_does_not_run_again(ran: Path) -> None:
+    # As DVC's command line has them: a list, a number in another form, a truth value as text.
+    settings = {"data.eval": "[apidocs-dev]", "finetune.learning_rate": "1e-4", "register.version": "false"}
+    found = run_trial("sweep-1", {**settings, "prune.width": 0.8}, ran, lambda stage: None)
+    assert found.quality["apidocs-dev"]["ndcg_at_10"] == 0.5
+    assert not ran.exists()
+
+
+def test_an_experiment_of_the_name_with_other_settings_is_not_taken_for_the_trial(ran: Path) -> None:
+    with pytest.raises(EffirError, match=r"^the experiment sweep-1 was made with another prune\.width: remove it by"):
+        run_trial("sweep-1", {"prune.width": 0.7}, ran, lambda stage: None)
