@@ -109,14 +109,19 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     started.kill()
 
 
+def in_project(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Work in ``root`` as in a project of its own: the default params, no store yet."""
+    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+        patch.delenv(name, raising=False)
+    patch.setenv("DVC_ROOT", str(root))
+    patch.chdir(root)
+    shutil.copyfile(CHECKOUT / "params.yaml", root / "params.yaml")
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project root with the default params and no store yet."""
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    shutil.copyfile(CHECKOUT / "params.yaml", tmp_path / "params.yaml")
+    in_project(tmp_path, monkeypatch)
     return tmp_path
 
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from docs.screenshots import (
     ANNOUNCED,
-    CHECKOUT,
     TRAINING,
     browsing,
     dismiss_notice,
@@ -31,6 +29,7 @@ from effir.tracking import open_store
 from effir.tracking.live import stage_run
 from effir.tracking.runs import finish_pipeline, pipeline_run
 from effir.tracking.view import NOTE, VIEW, explain_aliases, main, show_best_first
+from tests.tracking.conftest import in_project
 
 NAME = "effir-retriever"
 STAGES = ("analyze", "finetune", "evaluate@apidocs")
@@ -59,14 +58,6 @@ class Ui:
     @property
     def experiment(self) -> str:
         return self.best_first.partition("/runs")[0]
-
-
-def in_project(root: Path, patch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
-        patch.delenv(name, raising=False)
-    patch.setenv("DVC_ROOT", str(root))
-    patch.chdir(root)
-    shutil.copyfile(CHECKOUT / "params.yaml", root / "params.yaml")
 
 
 def run_pipeline(variant: str, ndcg: float, kept: float, speedup: float) -> str:
