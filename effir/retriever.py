@@ -18,6 +18,9 @@ from effir.files import require, writing
 from effir.precision import Precision, uses_bfloat16
 
 POOLING = {"last": "lasttoken", "mean": "mean"}
+# Left to itself, sentence-transformers wraps each text in the chat template that instruct models have: a system prompt
+# before it, and another last token than EOS to pool.
+PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 
 
 def build_retriever(
@@ -37,6 +40,8 @@ def build_retriever(
         model_kwargs={"dtype": "float32"},
         config_kwargs={"use_cache": False},
         max_seq_length=max_tokens,
+        modality_config=PLAIN_TEXT,
+        module_output_name="token_embeddings",
     )
     append_eos(transformer.tokenizer)
     transformer.model.config.use_cache = False

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,20 @@ def test_the_tokenizer_itself_ends_each_text_with_one_eos_and_keeps_what_came_be
     assert model.tokenizer("")["input_ids"] == [*begin, EOS]
     append_eos(model.tokenizer)  # doing it again changes nothing
     assert model.tokenizer("abc")["input_ids"] == [*begin, *text, EOS]
+
+
+def test_a_chat_template_wraps_no_text(
+    build: Callable[..., SentenceTransformer], tiny_checkpoint: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    chatty = AutoTokenizer.from_pretrained(tiny_checkpoint(False))
+    chatty.chat_template = "{% for message in messages %}<s>{{ message['content'] }}!{% endfor %}"
+    shutil.copytree(tiny_checkpoint(False), tmp_path / "chatty")
+    chatty.save_pretrained(tmp_path / "chatty")
+    model = build(checkpoint=tmp_path / "chatty")
+    save_retriever(model, tmp_path / "saved")
+    for each in (model, open_retriever(tmp_path / "saved")):
+        assert ids_of(each, "abc") == [*plain_ids(tiny_checkpoint(False), "abc"), EOS]
+        assert np.array_equal(encode_queries(each, ["abc"], 1), encode_queries(build(), ["abc"], 1))
 
 
 @pytest.mark.parametrize("bos", [False, True])
