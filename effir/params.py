@@ -37,6 +37,7 @@ class DataParams(Section):
     train: Name = Field(description="apidocs, a BEIR set with a train split, or a name of data.collections")
     negatives: Annotated[int, Field(ge=1, le=32)] = Field(description="hard negatives mined for each training query")
     calibration: str = Field(description="train (the training corpus) or the source of a JSON-lines file with `text`")
+    dev: Name = Field(description="the set on which choices are checked, a name as in data.eval")
     eval: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(description="names of the sets to evaluate on")
     collections: dict[Name, str] = Field(description="own collections: a name and the source of a folder or zip")
     mirror: str = Field(description="the base address of the BEIR archives")
@@ -81,6 +82,11 @@ class RetrieverParams(Section):
     query_prompt: str = Field(description="the text before each query")
     document_prompt: str = Field(description="the text before each document")
     max_tokens: Annotated[int, Field(ge=8)] = Field(description="the length at which a text is cut, in tokens")
+    backend: Literal["torch", "openvino"] = Field(description="torch or openvino")
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(description="auto, float32, bfloat16 or int8")
+    max_drop: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="points of nDCG@10, 0 to 1, that int8 may lose on data.dev"
+    )
 
 
 class FinetuneParams(Section):
@@ -105,8 +111,7 @@ class IndexParams(Section):
     """How documents are encoded and indexed."""
 
     factory: str = Field(description="a FAISS index factory string such as Flat, HNSW32 or IVF256,PQ64")
-    batch_size: Count = Field(description="documents in a forward pass")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto, float32 or bfloat16")
+    batch_tokens: Count = Field(description="tokens in a forward pass, padding included")
     shard_size: Count = Field(description="documents in a shard of vectors, the unit of resuming")
 
 
@@ -190,6 +195,10 @@ def check_params(values: Any) -> Params:
         raise EffirError(
             f"finetune.negatives must be at most data.negatives ({params.data.negatives}), "
             f"got {params.finetune.negatives}: mine more or train with fewer"
+        )
+    if params.retriever.precision == "int8" and params.retriever.backend != "openvino":
+        raise EffirError(
+            "retriever.precision is int8, which the torch backend does not have: set retriever.backend to openvino"
         )
     return params
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -15,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 import effir  # noqa: F401  registers the cut architectures with transformers
 from effir.errors import EffirError
 from effir.files import require, writing
-from effir.precision import Precision, uses_bfloat16
 
 POOLING = {"last": "lasttoken", "mean": "mean"}
 # Left to itself, sentence-transformers wraps each text in the chat template that instruct models have: a system prompt
@@ -86,30 +84,14 @@ def open_retriever(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(str(folder))
 
 
-def encode_documents(
-    model: SentenceTransformer, texts: Sequence[str], batch_size: int, precision: Precision = "float32"
-) -> NDArray[np.float32]:
-    """Turn documents into unit vectors, shape (texts, hidden), with the document prompt.
-
-    Under bfloat16 a vector is one of float32 but for its third digit, and comes about twice as fast.
-    """
-    if not uses_bfloat16(precision):
-        return _encode(model, texts, "document", batch_size)
-    with torch.autocast(model.device.type, torch.bfloat16):
-        vectors = _encode(model, texts, "document", batch_size)
-    unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
+def encode_documents(model: SentenceTransformer, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    """Turn documents into unit vectors, shape (texts, hidden), as sentence-transformers does by itself."""
+    return _encode(model, texts, "document", batch_size)
 
 
 def encode_queries(model: SentenceTransformer, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
-    """Turn queries into unit vectors, shape (texts, hidden), with the query prompt."""
+    """Turn queries into unit vectors, shape (texts, hidden), as sentence-transformers does by itself."""
     return _encode(model, texts, "query", batch_size)
-
-
-def mean_tokens(model: SentenceTransformer, texts: Sequence[str]) -> int:
-    """Average the number of tokens that the retriever reads of each text, EOS included, cut at its maximum."""
-    lengths: list[int] = [len(ids) for ids in model.tokenizer(list(texts), truncation=True)["input_ids"]]
-    return round(sum(lengths) / len(lengths))
 
 
 def _encode(model: SentenceTransformer, texts: Sequence[str], prompt: str, batch_size: int) -> NDArray[np.float32]:

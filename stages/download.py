@@ -4,9 +4,9 @@ import click
 
 from effir.data.base_model import install_base_model
 from effir.data.calibration import install_calibration
-from effir.data.catalog import install_training
+from effir.data.catalog import install_evaluation, install_training
 from effir.files import state_dir
-from stages.paths import BASE, CALIBRATION, TRAIN
+from stages.paths import BASE, CALIBRATION, DEV, TRAIN
 from stages.program import running
 
 
@@ -24,6 +24,7 @@ def main() -> None:
             collections=data.collections,
             cache=cache,
         )
+        install_evaluation(data.dev, DEV, mirror=data.mirror, collections=data.collections, cache=cache)
         install_calibration(data.calibration, train, CALIBRATION, cache)
 
 

@@ -3,9 +3,9 @@
 import click
 
 from effir.data.beir import open_collection
+from effir.encoding.backends import open_encoder
 from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
 from effir.files import read_json, require, write_json
-from effir.retriever import encode_queries, open_retriever
 from effir.search import open_index
 from stages.paths import BASELINES, EVAL, INDEXES, METRICS, REPORTS, RETRIEVER
 from stages.program import running
@@ -16,15 +16,16 @@ from stages.program import running
 def main(name: str) -> None:
     """Search the evaluation set NAME and score nDCG, recall, MRR and MAP, each query and their means."""
     with running(f"evaluate@{name}") as stage:
-        evaluate = stage.params.evaluate
+        evaluate, retriever = stage.params.evaluate, stage.params.retriever
         collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
         index = open_index(require(INDEXES / name, made_by=f"index@{name}"))
         bm25 = read_json(BASELINES / f"{name}.json", made_by=f"bm25@{name}")
         split = collection.evaluation_split()
         queries = collection.queries(split)
-        vectors = encode_queries(open_retriever(RETRIEVER), list(queries.values()), stage.params.index.batch_size)
+        folder, budget = require(RETRIEVER, made_by="export"), stage.params.index.batch_tokens
+        encoder = open_encoder(folder, retriever.backend, retriever.precision, budget)
         # One result more than asked: BEIR leaves out a document that has the query's own id.
-        results = index.search(vectors, evaluate.depth + 1)
+        results = index.search(encoder.queries(list(queries.values())), evaluate.depth + 1)
         run = {q: {hit.id: hit.score for hit in hits} for q, hits in zip(queries, results, strict=True)}
         quality = evaluate_run(run, collection.judgements(split))
         ndcg = quality.by_query("ndcg_at_10")

@@ -7,7 +7,7 @@ from effir.files import require, write_json
 from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever, save_retriever
 from effir.training import heal
-from stages.paths import LOSS, RETRIEVER, TRAIN, WIDTH
+from stages.paths import HEALED, LOSS, TRAIN, WIDTH
 from stages.program import running
 from stages.settings import healing_adapters, healing_schedule, retriever_settings
 
@@ -19,7 +19,7 @@ def main() -> None:
         params = stage.params
         examples = load_examples(require(TRAIN, made_by="download"), "train", params.finetune.negatives)
         model = build_retriever(require(WIDTH, made_by="prune_width"), **retriever_settings(params))
-        settings = {**params.finetune.model_dump(), **params.retriever.model_dump()}
+        settings = {**params.finetune.model_dump(), **retriever_settings(params)}
         curve = heal(
             model,
             examples,
@@ -29,7 +29,7 @@ def main() -> None:
             checkpoints=checkpoints_for("finetune", settings, [WIDTH, TRAIN]),
             log=stage.log,
         )
-        save_retriever(model, RETRIEVER)
+        save_retriever(model, HEALED)
         write_json(LOSS, curve)
 
 

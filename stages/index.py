@@ -3,9 +3,9 @@
 import click
 
 from effir.data.beir import open_collection
+from effir.encoding.backends import open_encoder
 from effir.files import require
 from effir.resuming import checkpoints_for
-from effir.retriever import encode_documents, open_retriever
 from effir.search import build_index
 from stages.paths import EVAL, INDEXES, RETRIEVER
 from stages.program import running
@@ -16,15 +16,17 @@ from stages.program import running
 def main(name: str) -> None:
     """Encode the corpus of the evaluation set NAME with the retriever and index it."""
     with running(f"index@{name}") as stage:
-        index = stage.params.index
+        index, retriever = stage.params.index, stage.params.retriever
         collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
-        model = open_retriever(require(RETRIEVER, made_by="finetune"))
+        folder = require(RETRIEVER, made_by="export")
+        encoder = open_encoder(folder, retriever.backend, retriever.precision, index.batch_tokens)
+        identity = {"shard_size": index.shard_size, "backend": retriever.backend, "precision": retriever.precision}
         report = build_index(
             ((d.id, d.title, d.content) for d in collection.documents()),
-            lambda texts: encode_documents(model, texts, index.batch_size, index.precision),
+            encoder.documents,
             INDEXES / name,
             factory=index.factory,
-            work=checkpoints_for(f"index-{name}", index.model_dump(include={"shard_size", "precision"}), [RETRIEVER]),
+            work=checkpoints_for(f"index-{name}", identity, [RETRIEVER]),
             shard_size=index.shard_size,
         )
         stage.run.log_metrics(

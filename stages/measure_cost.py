@@ -8,9 +8,12 @@ import torch
 
 from effir.compress.shape import shape_of
 from effir.data.beir import open_collection
-from effir.evaluation.cost import Measured, bytes_on_disk, compare_speed, cost_report, one_at_a_time
+from effir.encoding.backends import open_encoder
+from effir.encoding.pytorch import torch_encoder
+from effir.encoding.texts import TextReader
+from effir.evaluation.cost import Measured, Served, bytes_on_disk, compare_speed, cost_report, one_at_a_time
 from effir.files import require, write_json
-from effir.retriever import build_retriever, encode_documents, encode_queries, mean_tokens, open_retriever
+from effir.retriever import build_retriever, encode_documents, encode_queries
 from stages.paths import BASE, COST, EVAL, RETRIEVER
 from stages.program import running
 from stages.settings import retriever_settings
@@ -20,31 +23,37 @@ from stages.settings import retriever_settings
 def main() -> None:
     """Time documents and queries on the base model and the retriever in turn; count parameters, bytes and FLOPs."""
     with running("measure_cost") as stage:
-        params, cost = stage.params, stage.params.cost
-        name = params.data.eval[0]
+        params, cost, budget = stage.params, stage.params.cost, stage.params.index.batch_tokens
+        name, served = params.data.eval[0], (params.retriever.backend, params.retriever.precision)
         collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
         documents = [document.content for document in islice(collection.documents(), cost.documents)]
         queries = list(collection.queries(collection.evaluation_split()).values())[: cost.queries]
-        models = {
-            "base": build_retriever(require(BASE, made_by="download"), **retriever_settings(params)),
-            "cut": open_retriever(require(RETRIEVER, made_by="finetune")),
+        folder = require(RETRIEVER, made_by="export")
+        usual, base = (build_retriever(require(BASE, made_by="download"), **retriever_settings(params)) for _ in "ab")
+        encoders = {
+            "base": torch_encoder(base[0].model, TextReader.of(base), "float32", budget),
+            "cut": open_encoder(folder, "torch", "float32", budget),
+            "served": open_encoder(folder, *served, budget),
         }
         by_document = compare_speed(
-            {k: partial(encode_documents, m, batch_size=cost.batch_size) for k, m in models.items()},
+            {k: e.documents for k, e in encoders.items()}
+            | {"usual": partial(encode_documents, usual, batch_size=cost.batch_size)},
             documents,
             rounds=cost.rounds,
         )
         by_query = compare_speed(
-            {k: one_at_a_time(partial(encode_queries, m, batch_size=1)) for k, m in models.items()},
+            {k: one_at_a_time(e.queries) for k, e in encoders.items()}
+            | {"usual": one_at_a_time(partial(encode_queries, usual, batch_size=1))},
             queries,
             rounds=cost.rounds,
         )
-        base, cut = (
-            Measured(shape_of(folder), bytes_on_disk(folder), by_query[key], by_document[key])
-            for key, folder in (("base", BASE), ("cut", RETRIEVER))
+        figures = cost_report(
+            Measured(shape_of(BASE), bytes_on_disk(BASE), by_query["base"], by_document["base"]),
+            Measured(shape_of(folder), bytes_on_disk(folder), by_query["cut"], by_document["cut"]),
+            Served(by_query["usual"], by_document["usual"], by_query["served"], by_document["served"]),
+            context=encoders["cut"].reader.mean_tokens(documents),
+            threads=torch.get_num_threads(),
         )
-        context = mean_tokens(models["cut"], documents)
-        figures = cost_report(base, cut, context=context, threads=torch.get_num_threads())
         write_json(COST, figures)
         stage.run.log_metrics({f"cost/{key}": value for key, value in figures.items()})
 

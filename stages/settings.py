@@ -9,7 +9,13 @@ from effir.training import Adapters, Schedule
 
 def retriever_settings(params: Params) -> dict[str, Any]:
     """Keyword arguments of ``build_retriever``."""
-    return params.retriever.model_dump()
+    retriever = params.retriever
+    return {
+        "pooling": retriever.pooling,
+        "query_prompt": retriever.query_prompt,
+        "document_prompt": retriever.document_prompt,
+        "max_tokens": retriever.max_tokens,
+    }
 
 
 def restoring_schedule(params: Params) -> Schedule:

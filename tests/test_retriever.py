@@ -21,7 +21,6 @@ from effir.retriever import (
     build_retriever,
     encode_documents,
     encode_queries,
-    mean_tokens,
     open_retriever,
     save_retriever,
 )
@@ -133,16 +132,6 @@ def test_a_vector_is_the_normalised_state_of_the_last_token_or_the_mean_over_all
     assert np.abs(found[0] - found[1]).max() > 0.05
 
 
-def test_bfloat16_gives_unit_vectors_close_to_those_of_float32(build: Callable[..., SentenceTransformer]) -> None:
-    model = build(pooling="mean")
-    exact, rounded = encode_documents(model, TEXTS, 4), encode_documents(model, TEXTS, 4, precision="bfloat16")
-    assert rounded.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(rounded, axis=1), 1, atol=1e-6)
-    # bfloat16 has 8 bits: a relative error of up to 2^-9 at each of some dozens of operations.
-    assert (exact * rounded).sum(axis=1).min() > 0.99
-    assert not np.array_equal(exact, rounded)
-
-
 def test_prompts_stand_before_the_text_and_travel_with_the_folder(
     build: Callable[..., SentenceTransformer], tmp_path: Path
 ) -> None:
@@ -155,11 +144,6 @@ def test_prompts_stand_before_the_text_and_travel_with_the_folder(
     for each in (model, opened):
         assert np.array_equal(encode_queries(each, ["abc"], 1), encode_documents(plain, ["q: abc"], 1))
         assert np.array_equal(encode_documents(each, ["abc"], 1), encode_queries(plain, ["d: abc"], 1))
-
-
-def test_mean_tokens_counts_eos_and_the_cut(build: Callable[..., SentenceTransformer]) -> None:
-    # 3 bytes and EOS are 4; 26 and EOS are cut at 16: their mean is 10.
-    assert mean_tokens(build(), ["abc", LONG]) == 10
 
 
 def test_a_tokenizer_without_eos_is_refused(tiny_checkpoint: Callable[[bool], Path]) -> None:

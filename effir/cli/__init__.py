@@ -3,6 +3,7 @@
 import click
 
 from effir.cli.compare import compare
+from effir.cli.export import export
 from effir.cli.models import models, promote, rollback
 from effir.cli.profile import profile
 from effir.cli.search import search
@@ -36,5 +37,5 @@ def main() -> None:
     """
 
 
-for command in (search, models, promote, rollback, profile, compare, sweep):
+for command in (search, export, models, promote, rollback, profile, compare, sweep):
     main.add_command(command)

@@ -19,14 +19,16 @@ def search(query: str, count: int, name: str | None, as_json: bool) -> None:
     from effir.files import require
     from effir.params import load_params
 
-    chosen = name or load_params().data.eval[0]
+    params = load_params()
+    chosen = name or params.data.eval[0]
     index = require(Path("indexes") / chosen, made_by=f"index@{chosen}")
-    retriever = require(Path("models/retriever"), made_by="finetune")
+    folder = require(Path("models/retriever"), made_by="export")
 
-    from effir.retriever import encode_queries, open_retriever
+    from effir.encoding.backends import open_encoder
     from effir.search import open_index
 
-    hits = open_index(index).search(encode_queries(open_retriever(retriever), [query], 1), count)[0]
+    encoder = open_encoder(folder, params.retriever.backend, params.retriever.precision, params.index.batch_tokens)
+    hits = open_index(index).search(encoder.queries([query]), count)[0]
     if as_json:
         click.echo(json.dumps([{"id": hit.id, "title": hit.title, "score": hit.score} for hit in hits]))
     else:

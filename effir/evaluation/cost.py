@@ -71,6 +71,16 @@ class Measured:
     documents: Timing
 
 
+@dataclass(frozen=True)
+class Served:
+    """Timings of two ways to serve: ``usual``, the base model by sentence-transformers as it comes, and ours."""
+
+    usual_queries: Timing
+    usual_documents: Timing
+    queries: Timing
+    documents: Timing
+
+
 def compare_speed(candidates: Mapping[str, Encoder], texts: Sequence[str], *, rounds: int) -> dict[str, Timing]:
     """Time every candidate on the same texts, taking turns: A, B, B, A, A, B, ... after one warm-up call each.
 
@@ -132,10 +142,12 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def cost_report(base: Measured, cut: Measured, *, context: int, threads: int) -> dict[str, float]:
+def cost_report(base: Measured, cut: Measured, served: Served, *, context: int, threads: int) -> dict[str, float]:
     """Return what ``metrics/cost.json`` holds, ``_base`` for the base model; ``context`` is the tokens a text has.
 
-    ``kept_share`` is of the non-embedding parameters. Speed-ups are base over cut: above 1 is faster.
+    ``kept_share`` is of the non-embedding parameters. Speed-ups are base over cut, above 1 is faster: what the cut
+    alone buys, both models in the same runtime. ``served_…`` is what a user gets: the retriever in its own backend and
+    precision, over the base model as it usually runs.
     """
     return {
         **_size(cut, context, ""),
@@ -144,6 +156,10 @@ def cost_report(base: Measured, cut: Measured, *, context: int, threads: int) ->
         "flops_speedup": base.shape.flops_per_token(context) / cut.shape.flops_per_token(context),
         **_spread("query_speedup", speedup(base.queries, cut.queries)),
         **_spread("document_speedup", speedup(base.documents, cut.documents)),
+        "served_queries_per_second": served.queries.texts_per_second,
+        "served_documents_per_second": served.documents.texts_per_second,
+        **_spread("served_query_speedup", speedup(served.usual_queries, served.queries)),
+        **_spread("served_document_speedup", speedup(served.usual_documents, served.documents)),
         "threads": threads,
     }
 

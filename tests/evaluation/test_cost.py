@@ -11,6 +11,7 @@ from effir.errors import EffirError
 from effir.evaluation.cost import (
     Encoder,
     Measured,
+    Served,
     Speedup,
     Timing,
     bytes_on_disk,
@@ -119,7 +120,8 @@ def test_peak_memory_is_in_bytes_and_remembers() -> None:
 def test_the_report_compares_the_cut_with_the_base() -> None:
     base = Measured(FakeShape(4_000), 20_000, queries=Timing((4.0, 4.0, 4.0), 8), documents=Timing((3.0, 3.0, 6.0), 9))
     cut = Measured(FakeShape(2_400), 13_600, queries=Timing((2.0, 1.0, 4.0), 8), documents=Timing((1.5, 2.0, 3.0), 9))
-    report = cost_report(base, cut, context=200, threads=2)
+    served = Served(Timing((8.0,), 8), Timing((9.0,), 9), queries=Timing((1.0,), 8), documents=Timing((3.0,), 9))
+    report = cost_report(base, cut, served, context=200, threads=2)
     assert report == {
         "parameters": 3_400,
         "parameters_without_embeddings": 2_400,
@@ -141,5 +143,13 @@ def test_the_report_compares_the_cut_with_the_base() -> None:
         "document_speedup": 2.0,  # of 2, 1.5, 2
         "document_speedup_low": 1.5,
         "document_speedup_high": 2.0,
+        "served_queries_per_second": 8.0,
+        "served_documents_per_second": 3.0,
+        "served_query_speedup": 8.0,
+        "served_query_speedup_low": 8.0,
+        "served_query_speedup_high": 8.0,
+        "served_document_speedup": 3.0,
+        "served_document_speedup_low": 3.0,
+        "served_document_speedup_high": 3.0,
         "threads": 2,
     }

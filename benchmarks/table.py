@@ -1,0 +1,91 @@
+"""What every table of the benchmarks shares: alternated timings, the machine, and a result as JSON and Markdown."""
+
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from effir.files import write_json, writing
+
+RESULTS = Path("benchmarks/results")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "openvino", "faiss-cpu", "mlflow", "dvc")
+
+
+def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time every candidate in turn, A, B, B, A, ..., after a warm-up each: seconds a round, in the rounds' order."""
+    for run in candidates.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    turn = list(candidates)
+    for _ in range(rounds):
+        for name in turn:
+            started = perf_counter()
+            candidates[name]()
+            seconds[name].append(perf_counter() - started)
+        turn.reverse()
+    return seconds
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
+    """Compare two rows of :func:`alternate` round by round: how many times as fast, median, least and most.
+
+    >>> ratio([2.0, 3.0, 4.0], [1.0, 1.0, 2.5])
+    {'median': 2.0, 'low': 1.6, 'high': 3.0}
+    """
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def machine() -> dict[str, Any]:
+    """Return what a figure depends on beside the code: processor, threads, versions, commit and date."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        ).stdout.strip(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def save(
+    name: str,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    columns: Mapping[str, Callable[[Mapping[str, Any]], str]],
+    notes: Sequence[str],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write ``results/<name>.json``, all of it, and ``<name>.md``, its ``columns``: a heading and what a row shows."""
+    found = machine()
+    write_json(RESULTS / f"{name}.json", {"title": title, "settings": settings, "machine": found, "rows": rows})
+    table = [list(columns), ["---"] * len(columns), *([show(row) for show in columns.values()] for row in rows)]
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    where = f"{found['cores']} cores of {found['processor']}, commit {found['commit']}, {found['date']}"
+    command = f"`python -m benchmarks.{name}`"
+    text = "\n".join([f"# {title}", "", *lines, "", *(f"- {note}" for note in notes), f"- {command}; {where}.", ""])
+    with writing(RESULTS / f"{name}.md") as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def times(spread: Mapping[str, float]) -> str:
+    """Show a ratio with its spread.
+
+    >>> times({"median": 2.0, "low": 1.6, "high": 3.0})
+    '2.00 (1.60 to 3.00)'
+    """
+    return f"{spread['median']:.2f} ({spread['low']:.2f} to {spread['high']:.2f})"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []

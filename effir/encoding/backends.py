@@ -1,0 +1,34 @@
+"""Which runtime encodes for a retriever folder."""
+
+from pathlib import Path
+from typing import Literal
+
+from effir.encoding.encoder import TextEncoder
+from effir.encoding.texts import TextReader
+from effir.errors import EffirError
+
+Backend = Literal["torch", "openvino"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+
+
+def open_encoder(retriever: Path, backend: Backend, precision: Precision, budget: int) -> TextEncoder:
+    """Open a retriever folder; a batch has at most ``budget`` tokens. Only the backend that is named is imported.
+
+    EffirError: no retriever, none exported for this backend and precision, a precision that the backend lacks.
+    """
+    reader = TextReader.open(retriever)
+    if backend == "openvino":
+        from effir.encoding.openvino import open_graph
+
+        return open_graph(graph_of(retriever, precision), reader, precision, budget)
+    if precision == "int8":
+        raise EffirError("the torch backend has no int8: name the backend openvino, or another precision")
+    from effir.compress.loading import load_model
+    from effir.encoding.pytorch import torch_encoder
+
+    return torch_encoder(load_model(retriever)[0], reader, precision, budget)
+
+
+def graph_of(retriever: Path, precision: Precision) -> Path:
+    """Name the folder of a retriever's OpenVINO graph; bfloat16 is an arithmetic of the float32 one."""
+    return retriever / "openvino" / ("int8" if precision == "int8" else "float32")

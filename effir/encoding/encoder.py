@@ -1,0 +1,65 @@
+"""Texts to unit vectors, whatever computes them: tokenised in a thread of its own, batched by tokens."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effir.encoding.batches import Rows, token_batches
+from effir.encoding.texts import TextReader
+
+Tokens = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+Forward = Callable[[Tokens, Rows], Vectors]
+"""Token ids (batch, tokens), padded on the right, and lengths (batch,), to unit vectors (batch, hidden)."""
+
+CHUNK = 1024
+"""Texts tokenised at a time, while those before them are encoded."""
+
+
+class TextEncoder:
+    """A retriever's texts to vectors; a batch has at most ``budget`` tokens, padding included."""
+
+    def __init__(self, reader: TextReader, forward: Forward, budget: int) -> None:
+        self.reader = reader
+        self.forward = forward
+        self.budget = budget
+
+    def documents(self, texts: Sequence[str]) -> Vectors:
+        """Turn documents into unit vectors, shape (texts, hidden)."""
+        return self._encode(texts, "document")
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Turn queries into unit vectors, shape (texts, hidden)."""
+        return self._encode(texts, "query")
+
+    def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
+        if len(texts) <= CHUNK:  # a thread would only cost a lone query its time
+            return self._vectors(self.reader.read(texts, prompt))
+        chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+        with ThreadPoolExecutor(1) as thread:
+            read = thread.map(lambda chunk: self.reader.read(chunk, prompt), chunks)
+            return np.concatenate([self._vectors(ids) for ids in read])
+
+    def _vectors(self, ids: Sequence[Sequence[int]]) -> Vectors:
+        lengths = np.array([len(text) for text in ids], dtype=np.int64)
+        batches = list(token_batches(lengths, self.budget))
+        found = [self.forward(padded(ids, rows, lengths), lengths[rows]) for rows in batches]
+        vectors = np.empty((len(ids), found[0].shape[1]), np.float32)
+        for rows, values in zip(batches, found, strict=True):
+            vectors[rows] = values
+        return vectors
+
+
+def padded(ids: Sequence[Sequence[int]], rows: Rows, lengths: Rows) -> Tokens:
+    """Lay out some texts as (batch, tokens); what pads them is any token, for no real one looks to its right.
+
+    >>> padded([[5], [6, 7], [8, 9, 9]], np.array([1, 0]), np.array([1, 2, 3]))
+    array([[6, 7],
+           [5, 0]])
+    """
+    tokens = np.zeros((len(rows), int(lengths[rows].max())), dtype=np.int64)
+    for row, text in enumerate(rows):
+        tokens[row, : lengths[text]] = ids[text]
+    return tokens

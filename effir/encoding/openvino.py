@@ -1,0 +1,99 @@
+"""The `openvino` backend: the pooled decoder as an OpenVINO graph, for CPUs; only this module imports it.
+
+``float32`` and ``bfloat16`` run one graph in two arithmetics; ``int8`` is another, with int8 weights and activations.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from effir.encoding.encoder import TextEncoder, Tokens, Vectors
+from effir.encoding.texts import TextReader
+from effir.files import require
+
+GRAPH = "model.xml"
+
+
+STEP = 16
+"""A lone query is padded to a multiple of it: a new length costs the runtime more than the padding."""
+PEAK = 100.0
+"""A product whose inputs reach so many times their root mean square is not quantised: most of them would become 0."""
+
+
+def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
+    """Write the graph of a retriever folder as ``into/model.xml`` and ``model.bin``; in int8, calibrated on ``texts``.
+
+    Without texts it is float32.
+    """
+    import openvino
+
+    from effir.compress.loading import load_model
+    from effir.encoding.peaks import peaks
+
+    reader, model = TextReader.open(retriever), load_model(retriever)[0]
+    tokens = reader.read(texts, "document")
+    heights = peaks(model, tokens)
+    graph = _traced(model, reader)
+    into.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(
+        _quantised(graph, tokens, heights) if tokens else graph, str(into / GRAPH), compress_to_fp16=False
+    )
+
+
+def open_graph(folder: Path, reader: TextReader, precision: str, budget: int) -> TextEncoder:
+    """Open what :func:`write_graph` wrote in ``folder``; ``precision`` as params.yaml names it."""
+    import openvino
+
+    core = openvino.Core()
+    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    bfloat16 = precision == "bfloat16" or (precision in ("auto", "int8") and native)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all cores
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+    }
+    compiled = core.compile_model(str(require(folder / GRAPH, made_by="export")), "CPU", settings)
+    request = compiled.create_infer_request()  # one, so that a batch allocates nothing but its result
+
+    def forward(tokens: Tokens, lengths: Tokens) -> Vectors:
+        if len(tokens) == 1:
+            tokens = np.pad(tokens, ((0, 0), (0, -tokens.shape[1] % STEP)))
+        found: Any = request.infer({"input_ids": tokens, "lengths": lengths}, share_inputs=True)[0]
+        vectors: Vectors = np.array(found)
+        return vectors
+
+    return TextEncoder(reader, forward, budget)
+
+
+def _traced(model: PreTrainedModel, reader: TextReader) -> Any:
+    import openvino
+    import torch
+
+    from effir.encoding.pooled import PooledDecoder
+
+    pooled = PooledDecoder(model, reader.pooling, traced=True).eval()
+    example = {"input_ids": torch.tensor([[5, 6, 7, 2], [8, 9, 2, 0]]), "lengths": torch.tensor([4, 3])}
+    with torch.inference_mode():
+        graph = openvino.convert_model(pooled, example_input=example)
+    graph.reshape({"input_ids": [-1, -1], "lengths": [-1]})
+    return graph
+
+
+def _quantised(graph: Any, texts: Sequence[Sequence[int]], peaks: Mapping[str, float]) -> Any:
+    """Quantise weights by channel and activations by tensor, their ranges taken from texts (token ids) alone."""
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    products = [node.get_friendly_name() for node in graph.get_ops() if node.get_type_name() == "MatMul"]
+    spared = [name for name, peak in peaks.items() if peak > PEAK]
+    return nncf.quantize(
+        graph,
+        nncf.Dataset([{"input_ids": np.array([ids]), "lengths": np.array([len(ids)])} for ids in texts]),
+        subset_size=len(texts),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope([p for p in products if any(f".{name}/" in p for name in spared)]),
+    )

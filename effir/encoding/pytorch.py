@@ -1,0 +1,32 @@
+"""The `torch` backend: on CPUs packed matrices, on a GPU the model as it is."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from effir.encoding.encoder import TextEncoder, Tokens, Vectors
+from effir.encoding.packed import pack
+from effir.encoding.pooled import PooledDecoder
+from effir.encoding.texts import TextReader
+from effir.precision import Precision, uses_bfloat16
+
+
+def torch_encoder(decoder: Any, reader: TextReader, precision: Precision, budget: int) -> TextEncoder:
+    """Encode by a decoder in memory, which is changed: its matrices are packed and its last layer is cut short.
+
+    It goes to the GPU where there is one.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if uses_bfloat16(precision) else torch.float32
+    model = PooledDecoder(decoder.to(device, dtype), reader.pooling).eval()
+    if device.type == "cpu":
+        pack(model, dtype)
+
+    def forward(tokens: Tokens, lengths: Tokens) -> Vectors:
+        with torch.inference_mode():
+            found = model(torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device))
+        vectors: Vectors = np.asarray(found.cpu())
+        return vectors
+
+    return TextEncoder(reader, forward, budget)

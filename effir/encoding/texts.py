@@ -1,0 +1,57 @@
+"""What a retriever says of texts: its tokenizer, prompts, cut and pooling, read without torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from effir.errors import EffirError
+from effir.files import read_json, require
+
+POOLING = {"lasttoken": "last", "mean": "mean"}
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """Turns texts into token ids as sentence-transformers does; ``pooling`` is ``last`` or ``mean``."""
+
+    tokenizer: Tokenizer
+    prompts: Mapping[str, str]
+    max_tokens: int
+    pooling: str
+
+    @classmethod
+    def open(cls, folder: Path) -> "TextReader":
+        """Read a retriever folder; EffirError where there is none, or one that pools in another way."""
+        require(folder / "modules.json", made_by="finetune")
+        return cls._of(
+            Tokenizer.from_file(str(require(folder / "tokenizer.json", made_by="finetune"))),
+            read_json(folder / "config_sentence_transformers.json", made_by="finetune")["prompts"],
+            read_json(folder / "tokenizer_config.json", made_by="finetune")["model_max_length"],
+            read_json(folder / "1_Pooling/config.json", made_by="finetune")["pooling_mode"],
+        )
+
+    @classmethod
+    def of(cls, model: Any) -> "TextReader":
+        """Read a SentenceTransformer in memory."""
+        tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+        return cls._of(tokenizer, model.prompts, model.max_seq_length, model[1].pooling_mode)
+
+    @classmethod
+    def _of(cls, tokenizer: Tokenizer, prompts: Mapping[str, str], max_tokens: int, mode: str) -> "TextReader":
+        if mode not in POOLING:
+            raise EffirError(f"a retriever that pools by {mode!r} is none of effir's: use lasttoken or mean")
+        tokenizer.enable_truncation(max_tokens)
+        tokenizer.no_padding()
+        return cls(tokenizer, prompts, max_tokens, POOLING[mode])
+
+    def read(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
+        """Return each text's token ids with the prompt of that name before it, EOS included, cut at ``max_tokens``."""
+        before = self.prompts.get(prompt, "")
+        return [found.ids for found in self.tokenizer.encode_batch([before + text for text in texts])]
+
+    def mean_tokens(self, documents: Sequence[str]) -> int:
+        """Average the number of tokens that are read of each document, EOS included, cut at ``max_tokens``."""
+        return round(sum(map(len, self.read(documents, "document"))) / len(documents))

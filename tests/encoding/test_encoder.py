@@ -1,0 +1,107 @@
+"""Every backend gives the vectors of sentence-transformers, whatever the batches."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from effir.encoding.backends import open_encoder
+from effir.encoding.encoder import CHUNK, TextEncoder
+from effir.encoding.texts import TextReader
+from effir.errors import EffirError
+from effir.retriever import encode_documents, encode_queries, open_retriever
+from tests.encoding.conftest import TEXTS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CUTS = {
+    "whole": (),
+    "the last MLP dropped": (("mlp", [2]),),
+    "the last attention dropped": (("attention", [2]),),
+    "the last block dropped": (("block", [2]),),
+    "all attentions dropped": (("attention", [0, 1, 2]),),
+}
+
+
+def test_texts_are_read_as_sentence_transformers_reads_them(retriever: Callable[..., Path]) -> None:
+    folder = retriever()
+    reader, model = TextReader.open(folder), open_retriever(folder)
+    for prompt in ("query", "document"):
+        for text, ids in zip(TEXTS, reader.read(TEXTS, prompt), strict=True):
+            features = model.preprocess([model.prompts[prompt] + text])
+            assert ids == features["input_ids"][0].tolist()
+            assert len(ids) <= 16
+    in_memory = TextReader.of(model)
+    assert in_memory.read(TEXTS, "query") == reader.read(TEXTS, "query")
+    assert (in_memory.pooling, in_memory.max_tokens) == (reader.pooling, reader.max_tokens) == ("last", 16)
+
+
+def test_mean_tokens_counts_eos_and_the_cut(retriever: Callable[..., Path]) -> None:
+    # BOS, "d: ", 3 bytes and EOS are 8; the longer text is cut at 16: their mean is 12.
+    assert TextReader.open(retriever()).mean_tokens(["abc", TEXTS[1]]) == 12
+
+
+@pytest.mark.parametrize("budget", [1, 40, 1000])
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("drop", CUTS.values(), ids=CUTS)
+def test_torch_gives_the_vectors_of_sentence_transformers(
+    retriever: Callable[..., Path], drop: Any, pooling: str, budget: int
+) -> None:
+    folder = retriever(pooling, drop)
+    encoder, model = open_encoder(folder, "torch", "float32", budget), open_retriever(folder)
+    np.testing.assert_allclose(encoder.documents(TEXTS), encode_documents(model, TEXTS, 2), atol=2e-6)
+    np.testing.assert_allclose(encoder.queries(TEXTS), encode_queries(model, TEXTS, 2), atol=2e-6)
+
+
+def test_bfloat16_gives_unit_vectors_close_to_those_of_float32(retriever: Callable[..., Path]) -> None:
+    folder = retriever("mean")
+    exact, rounded = (open_encoder(folder, "torch", p, 64).documents(TEXTS) for p in ("float32", "bfloat16"))
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rounded, axis=1), 1, atol=1e-6)
+    # bfloat16 has 8 bits: a relative error of up to 2^-9 at each of some dozens of operations.
+    assert (exact * rounded).sum(axis=1).min() > 0.99
+    assert not np.array_equal(exact, rounded)
+
+
+def test_more_texts_than_a_chunk_keep_their_order(retriever: Callable[..., Path]) -> None:
+    encoder = open_encoder(retriever(), "torch", "float32", 256)
+    texts = [f"{number} {'x' * (number % 7)}" for number in range(CHUNK + 9)]
+    found = encoder.documents(texts)
+    some = [0, 1, CHUNK - 1, CHUNK, CHUNK + 8]
+    np.testing.assert_allclose(found[some], encoder.documents([texts[row] for row in some]), atol=2e-6)
+
+
+def test_a_batch_never_exceeds_its_budget(retriever: Callable[..., Path]) -> None:
+    reader, seen = TextReader.open(retriever()), []
+
+    def forward(tokens: Any, lengths: Any) -> Any:
+        seen.append(tokens.size)
+        return np.zeros((len(tokens), 2), np.float32)
+
+    TextEncoder(reader, forward, 40).documents(TEXTS * 5)
+    assert max(seen) <= 40
+    assert sum(seen) < 1.2 * sum(map(len, reader.read(TEXTS * 5, "document")))
+
+
+def test_another_pooling_is_refused(retriever: Callable[..., Path]) -> None:
+    folder = retriever()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": "cls"}))
+    with pytest.raises(EffirError, match="pools by 'cls' is none of effir's: use lasttoken or mean"):
+        TextReader.open(folder)
+
+
+def test_torch_has_no_int8(retriever: Callable[..., Path]) -> None:
+    with pytest.raises(EffirError, match="torch backend has no int8"):
+        open_encoder(retriever(), "torch", "int8", 64)
+
+
+def test_a_missing_retriever_and_a_missing_graph_name_the_stage_that_makes_them(
+    retriever: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(EffirError, match=r"modules\.json is missing: run `dvc repro finetune`"):
+        open_encoder(tmp_path / "nowhere", "torch", "float32", 64)
+    with pytest.raises(EffirError, match=r"model\.xml is missing: run `dvc repro export`"):
+        open_encoder(retriever(), "openvino", "int8", 64)

@@ -1,0 +1,94 @@
+"""An exported retriever: the same vectors, the same folder for every other reader, and none that lost its quality."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from effir.data.beir import Collection
+from effir.encoding import export
+from effir.encoding.backends import open_encoder
+from effir.encoding.export import QualityLostError, export_graph, ndcg
+from effir.retriever import encode_documents, open_retriever
+from tests.encoding.conftest import TEXTS
+
+pytest.importorskip("openvino")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Collection:
+    folder = tmp_path / "dev"
+    (folder / "qrels").mkdir(parents=True)
+    documents = [f'{{"_id": "d{i}", "title": "", "text": "{chr(97 + i) * (i + 3)}"}}' for i in range(12)]
+    queries = [f'{{"_id": "q{i}", "text": "{chr(97 + i) * 4}"}}' for i in range(12)]
+    judged = [f"q{i}\td{i}\t1" for i in range(12)]
+    (folder / "corpus.jsonl").write_text("\n".join(documents) + "\n")
+    (folder / "queries.jsonl").write_text("\n".join(queries) + "\n")
+    (folder / "qrels/dev.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]) + "\n")
+    return Collection(folder)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_the_float32_graph_gives_the_same_vectors_of_any_batch(
+    retriever: Callable[..., Path], dev: Collection, pooling: str
+) -> None:
+    folder = retriever(pooling, (("mlp", [1]), ("attention", [2])))
+    export_graph(folder, "float32", (), dev, 0.0, 64)
+    expected = encode_documents(open_retriever(folder), TEXTS, 2)
+    for budget in (1, 64):
+        found = open_encoder(folder, "openvino", "float32", budget).documents(TEXTS)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_int8_is_near_and_bfloat16_uses_the_float32_graph(retriever: Callable[..., Path], dev: Collection) -> None:
+    folder = retriever()
+    for precision in ("float32", "int8"):
+        export_graph(folder, precision, TEXTS, dev, 1.0, 64)  # type: ignore[arg-type]
+    exact = open_encoder(folder, "torch", "float32", 64).documents(TEXTS)
+    for precision in ("bfloat16", "int8"):
+        found = open_encoder(folder, "openvino", precision, 64).documents(TEXTS)  # type: ignore[arg-type]
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-2)
+        assert (found * exact).sum(axis=1).min() > 0.95
+        assert not np.array_equal(found, exact)
+
+
+def test_the_folder_still_opens_as_before(retriever: Callable[..., Path], dev: Collection) -> None:
+    folder = retriever()
+    before = encode_documents(open_retriever(folder), TEXTS, 2)
+    export_graph(folder, "int8", TEXTS, dev, 1.0, 64)
+    np.testing.assert_array_equal(encode_documents(open_retriever(folder), TEXTS, 2), before)
+
+
+def test_what_loses_too_much_is_not_written(
+    retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = retriever()
+
+    def spoilt(*args: Any) -> Any:
+        encoder = opening(*args)
+        forward = encoder.forward
+        encoder.forward = lambda tokens, lengths: forward(tokens, lengths)[::-1]  # each text gets another one's vector
+        return encoder
+
+    opening = export.open_graph
+    monkeypatch.setattr(export, "open_graph", spoilt)
+    listed = sorted(folder.rglob("*"))
+    with pytest.raises(
+        QualityLostError, match=r"nDCG@10 on .*dev falls from 0\.\d+ to 0\.\d+, more than the 0.005 allowed"
+    ):
+        export_graph(folder, "float32", (), dev, 0.005, 1000)
+    assert [path for path in sorted(folder.rglob("*")) if path not in listed] == [folder / "openvino"]
+    assert not list((folder / "openvino").iterdir())
+
+
+def test_ndcg_is_that_of_exact_search(retriever: Callable[..., Path], dev: Collection) -> None:
+    encoder = open_encoder(retriever(), "torch", "float32", 64)
+    documents = encoder.documents([document.content for document in dev.documents()])
+    scores = encoder.queries(list(dev.queries("dev").values())) @ documents.T
+    ranks = (scores > np.diag(scores)[:, None]).sum(axis=1)  # of the one relevant document, from 0
+    # One relevant document: nDCG@10 is 1 / log2(rank + 2) within the first ten.
+    expected = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean()
+    assert ndcg(encoder, dev) == pytest.approx(expected)
