@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test check format ui clean
+.PHONY: repro test check bench format ui clean
 
 repro: $(READY)
 	dvc repro
@@ -21,6 +21,12 @@ check: $(READY)
 	ruff format --check .
 	mypy
 	python -m pytest -q tests/test_graph.py
+
+# Speed and memory side by side, a table each; half an hour on two cores that do nothing else. BENCH="encode search"
+# makes some of them. llama.cpp competes where its package is installed: pip install llama-cpp-python (builds 8 minutes).
+BENCH ?= encode training analysis search growth startup
+bench: $(READY)
+	for table in $(BENCH); do python -m benchmarks.$$table || exit; done
 
 format: $(READY)
 	ruff check --fix .

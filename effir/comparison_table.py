@@ -7,6 +7,12 @@ from functools import partial
 from effir.comparison import Comparison, Difference, Variant
 
 UNKNOWN = "-"
+SPEEDS = {
+    "documents a second": "document_speedup",
+    "queries, one by one": "query_speedup",
+    "documents, as served": "served_document_speedup",
+    "queries, as served": "served_query_speedup",
+}
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,9 @@ def _cost(variants: Sequence[Variant]) -> Iterator[Row]:
     yield _row("non-embedding parameters", cost, "parameters_without_embeddings", _parameters, min)
     yield _row("weights on disk", cost, "bytes", lambda each: f"{_scaled(each['bytes'])}B", min)
     yield _row("FLOPs a token", cost, "flops_speedup", _flops, max)
-    for label, key in (("documents a second", "document_speedup"), ("queries, one by one", "query_speedup")):
-        yield _row(label, cost, key, partial(_spread, key=key, form=".2f", unit=" times"), max)
+    for label, key in SPEEDS.items():
+        if any(key in each for each in cost):
+            yield _row(label, cost, key, partial(_spread, key=key, form=".2f", unit=" times"), max)
 
 
 def _row(

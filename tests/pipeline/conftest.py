@@ -30,7 +30,7 @@ EOS = "<|end|>"
 # What the profile `smoke` must say otherwise for so small a model and collection. 30 steps leave time to kill the
 # training between two of its checkpoints.
 TINY: Mapping[str, Mapping[str, Any]] = {
-    "data": {"train": "tiny", "eval": ["tiny"]},
+    "data": {"train": "tiny", "dev": "tiny", "eval": ["tiny"]},
     "prune": {"depth": 2, "width": 0.75, "multiple_of": 8},
     "finetune": {"steps": 30, "checkpoint_every": 2},
 }

@@ -18,9 +18,9 @@ from tests.pipeline.conftest import Project, Repro
 
 pytestmark = pytest.mark.pipeline
 
-SINGLE = {"download", "analyze", "prune_depth", "restore", "prune_width", "finetune", "measure_cost"}
+SINGLE = {"download", "analyze", "prune_depth", "restore", "prune_width", "finetune", "export", "measure_cost"}
 BEFORE_WIDTH = {"download", "download_eval@tiny", "bm25@tiny", "analyze", "prune_depth", "restore"}
-FROM_WIDTH = {"prune_width", "finetune", "index@tiny", "evaluate@tiny", "measure_cost"}
+FROM_WIDTH = {"prune_width", "finetune", "export", "index@tiny", "evaluate@tiny", "measure_cost"}
 LAST = {"report", "register"}  # they keep no MLflow run of their own
 UP_TO_DATE = "Data and pipelines are up to date."
 SERVED = """
@@ -131,6 +131,18 @@ def test_a_new_width_reruns_slimming_and_what_follows_only(project: Project) -> 
     assert shown(project)["narrow"] == {"width": 0.6, "metrics": {"metrics/tiny.json", "metrics/cost.json"}}
 
 
+def test_another_backend_heals_nothing_again_and_its_graph_travels_in_the_retriever(project: Project) -> None:
+    healed = locked(project)["models/healed"]
+    settings = ("retriever.backend=openvino", "retriever.precision=int8", "retriever.max_drop=0.9")
+    output = project.dvc("exp", "run", "--name", "quantised", *(w for s in settings for w in ("--set-param", s)))
+    assert set(ran(output)) == {"export", "index@tiny", "evaluate@tiny", "measure_cost"} | LAST
+    assert locked(project)["models/healed"] == healed
+    graph = project.root / "models/retriever/openvino/int8"
+    assert sorted(path.name for path in graph.iterdir()) == ["export.json", "model.bin", "model.xml"]
+    assert project.json("metrics/cost.json")["served_query_speedup"] > 0
+    assert json.loads(project.succeed(sys.executable, "-m", "effir.cli", "search", "a text", "--json"))
+
+
 def test_two_queued_experiments_and_a_repro_at_once_write_one_store_and_do_not_mix(project: Project) -> None:
     # One of them also changes the set: outs of the set before it are still there, in git and in dvc.lock.
     project.dvc("exp", "run", "--queue", "--name", "half", "--set-param", "prune.width=0.5")
@@ -218,7 +230,7 @@ def test_a_missing_stage_output_names_the_command_that_makes_it(project: Project
 
 
 def test_a_killed_training_leaves_no_process_and_goes_on_from_its_checkpoint(project: Project) -> None:
-    whole = locked(project)["models/retriever"]
+    whole = locked(project)["models/healed"]
     forget(project, "finetune")
     with project.started("repro", "finetune") as dvc:
         wait_for(lambda: checkpoint(project) >= 4, 240, "training passes step 4")
@@ -232,7 +244,7 @@ def test_a_killed_training_leaves_no_process_and_goes_on_from_its_checkpoint(pro
     assert ran(output)[0] == "finetune"
     steps = {int(step) for step in re.findall(r"(\d+)/30 \[", output)} - {0}
     assert min(steps) > reached  # the bar starts where the checkpoint was
-    assert locked(project)["models/retriever"] == whole  # byte for byte, so every metric is the same
+    assert locked(project)["models/healed"] == whole  # byte for byte, so every metric is the same
     assert set(ran(output)) == {
         "finetune",
         "register",

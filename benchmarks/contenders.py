@@ -1,0 +1,69 @@
+"""Who encodes: effir's backends, and what a user would take instead. Each function opens one, in its own process."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.worker import Encode
+from effir.encoding.backends import Backend, Precision, open_encoder
+from effir.retriever import build_retriever, encode_documents, encode_queries, open_retriever
+
+BATCH = 32  # sentence-transformers' own default
+
+
+def effir(folder: Path, backend: Backend, precision: Precision, budget: int) -> tuple[Encode, Encode]:
+    """Open a retriever folder as effir does."""
+    encoder = open_encoder(folder, backend, precision, budget)
+    return encoder.documents, encoder.queries
+
+
+def usual(folder: Path) -> tuple[Encode, Encode]:
+    """Open a retriever folder as everybody does: sentence-transformers, eager, float32."""
+    return _by_sentence_transformers(open_retriever(folder))
+
+
+def full_size(base: Path, settings: dict[str, Any]) -> tuple[Encode, Encode]:
+    """Make a retriever of the uncut base model, by sentence-transformers as it comes."""
+    return _by_sentence_transformers(build_retriever(base, **settings))
+
+
+def minilm(folder: Path) -> tuple[Encode, Encode]:
+    """Open all-MiniLM-L6-v2, which has no prompts, by sentence-transformers as it comes."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    encode: Encode = partial(model.encode, batch_size=BATCH, show_progress_bar=False)
+    return encode, encode
+
+
+def llama_cpp(gguf: Path, settings: dict[str, Any], threads: int) -> tuple[Encode, Encode]:
+    """Open a GGUF file in llama.cpp; texts are cut and end in EOS as the retriever's do."""
+    import llama_cpp
+
+    limit = settings["max_tokens"]
+    model = llama_cpp.Llama(
+        str(gguf),
+        embedding=True,
+        n_ctx=2048,
+        n_batch=2048,
+        n_ubatch=2048,
+        n_threads=threads,
+        n_threads_batch=threads,
+        pooling_type=llama_cpp.LLAMA_POOLING_TYPE_LAST,
+        verbose=False,
+    )
+
+    def cut(prompt: str, text: str) -> str:
+        tokens = model.tokenize((prompt + text).encode(), add_bos=False)[: limit - 1]
+        return bytes(model.detokenize(tokens)).decode(errors="ignore") + "<|im_end|>"
+
+    def encode(prompt: str, texts: list[str]) -> Any:
+        chosen = [cut(prompt, text) for text in texts]
+        batches = (chosen[start : start + BATCH // 2] for start in range(0, len(chosen), BATCH // 2))
+        return [model.embed(batch, normalize=True) for batch in batches]
+
+    return partial(encode, settings["document_prompt"]), partial(encode, settings["query_prompt"])
+
+
+def _by_sentence_transformers(model: Any) -> tuple[Encode, Encode]:
+    return partial(encode_documents, model, batch_size=BATCH), partial(encode_queries, model, batch_size=1)

