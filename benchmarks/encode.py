@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks import contenders
 from benchmarks.gguf import gguf_files
-from benchmarks.roofline import limits
+from benchmarks.roofline import limits, products
 from benchmarks.table import ratio, save, times
 from benchmarks.worker import Contender, Worker
 from effir.compress.shape import shape_of
@@ -118,15 +118,6 @@ def padding(reader: TextReader, documents: Sequence[str], budget: int | None) ->
     order = sorted(range(len(lengths)), key=lambda row: -len(documents[row]))
     size = contenders.BATCH
     return padded_share(lengths, [torch.tensor(order[i : i + size]).numpy() for i in range(0, len(order), size)])
-
-
-def products(folder: Path) -> list[tuple[int, int]]:
-    """List (in, out) of every matrix of a layer in the middle of a model."""
-    from effir.compress.loading import load_model
-
-    layers = [layer for layer in load_model(folder)[0].layers if any(True for _ in layer.mlp.parameters())]
-    found = layers[len(layers) // 2].modules()
-    return [(each.in_features, each.out_features) for each in found if isinstance(each, torch.nn.Linear)]
 
 
 @click.command()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from benchmarks.search import apart
+from benchmarks.processes import apart
 from benchmarks.table import save
 from effir.data.beir import open_collection
 from effir.evaluation.cost import peak_memory
@@ -18,7 +18,7 @@ from effir.shards import Encoder, Entry, Vectors
 from stages.paths import EVAL, RETRIEVER
 
 SIZES = (1_000, 10_000, 100_000)
-TOKENS = 12  # at which texts are cut, so that the largest size takes minutes instead of hours
+TOKENS = 8  # at which texts are cut, so that the largest size takes minutes instead of hours
 BATCH_TOKENS = 1024
 FACTORY = "Flat"
 FLAT = 200e6  # bytes that memory may grow between two sizes, beside the index itself

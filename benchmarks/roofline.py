@@ -1,12 +1,22 @@
 """The processor's own limit: a forward that is nothing but its matrix products, in the layout that oneDNN likes."""
 
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 
+from effir.compress.loading import load_model
+
 Shape = tuple[int, int]
 ROWS = 1024
+
+
+def products(folder: Path) -> list[Shape]:
+    """List (in, out) of every matrix of a layer in the middle of a model."""
+    layers = [layer for layer in load_model(folder)[0].layers if any(True for _ in layer.mlp.parameters())]
+    found = layers[len(layers) // 2].modules()
+    return [(each.in_features, each.out_features) for each in found if isinstance(each, torch.nn.Linear)]
 
 
 def limits(shapes: list[Shape], rounds: int = 20) -> dict[str, float]:

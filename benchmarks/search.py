@@ -3,12 +3,10 @@
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 import faiss
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psutil import Process
 
+from benchmarks.processes import apart
 from benchmarks.table import alternate, save
 from effir.evaluation.cost import peak_memory
 from effir.files import require
@@ -36,14 +35,11 @@ SEARCHES = {
     "Flat": [""],
     "SQ8": [""],
     "HNSW32": ["efSearch=16", "efSearch=64", "efSearch=256"],
-    "IVF4096,SQ8": ["nprobe=16", "nprobe=64"],
-    "IVF4096,PQ96": ["nprobe=16", "nprobe=64"],
-    "IVF4096,PQ96,Refine(SQ8)": ["nprobe=16,k_factor_rf=10", "nprobe=64,k_factor_rf=10"],
+    "IVF1024,SQ8": ["nprobe=16", "nprobe=64"],
+    "IVF1024,PQ96": ["nprobe=16", "nprobe=64"],
+    "IVF1024,PQ96,Refine(SQ8)": ["nprobe=16,k_factor_rf=10", "nprobe=64,k_factor_rf=10"],
 }
 """Factories, and the search-time settings to try with each; the first is exact and judges the others."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,12 +93,6 @@ def real_cloud() -> Cloud:
 def documents(count: int) -> Iterator[Entry]:
     """Stream documents whose text is their number."""
     return ((str(row), "", str(row)) for row in range(count))
-
-
-def apart(measure: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call in a fresh process, so that its memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(measure, *args, **kwargs).result()
 
 
 def build(factory: str, count: int, folder: Path) -> dict[str, Any]:

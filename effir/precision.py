@@ -15,3 +15,8 @@ def uses_bfloat16(precision: Precision) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def arithmetic(precision: Precision) -> torch.dtype:
+    """Name the type in which matrices are multiplied."""
+    return torch.bfloat16 if uses_bfloat16(precision) else torch.float32

@@ -25,7 +25,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from effir.data.examples import Example
 from effir.errors import EffirError
-from effir.precision import Precision, uses_bfloat16
+from effir.frozen import frozen_products
+from effir.packed import pack
+from effir.precision import Precision, arithmetic, uses_bfloat16
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRAINED = "trained.safetensors"
@@ -129,7 +131,9 @@ def restore(
     """Teach a cut model, in place, the hidden states that its sublayers would have made, and fold the adapters in.
 
     Reads queries and positives, never hard negatives. Returns the loss curve as ``heal`` does: none with 0 steps.
+    The teacher is packed for inference in place (:mod:`effir.packed`).
     """
+    pack(teacher[0].model, arithmetic(schedule.precision))
     pairs = [replace(example, negatives=()) for example in examples]
     return _fit_adapters(
         model, pairs, RestorationLoss(model, teacher, schedule.precision), adapters, schedule, checkpoints, log
@@ -170,7 +174,7 @@ def fit(
         raise EffirError(
             f"{len(examples)} training examples cannot fill a batch of {schedule.batch_size}: lower batch_size"
         )
-    with _prepared(model, schedule.max_tokens):
+    with _prepared(model, schedule.max_tokens), frozen_products(model, arithmetic(schedule.precision)):
         trainer = HealingTrainer(
             model=model,
             args=_arguments(model, schedule, checkpoints),

@@ -3,11 +3,13 @@
 from dataclasses import asdict
 
 import click
+import torch
 
 from effir.compress.importance import measure_importance
 from effir.compress.loading import load_model, token_batches
 from effir.data.calibration import load_calibration
 from effir.files import require, write_json
+from effir.packed import pack
 from stages.paths import BASE, CALIBRATION, REDUNDANCY
 from stages.program import running
 
@@ -18,6 +20,7 @@ def main() -> None:
     with running("analyze") as stage:
         analyze = stage.params.analyze
         model, tokenizer = load_model(require(BASE, made_by="download"))
+        pack(model, torch.float32)
         texts = load_calibration(require(CALIBRATION, made_by="download"), analyze.texts)
         batches = token_batches(tokenizer, texts, max_tokens=analyze.max_tokens, batch_size=analyze.batch_size)
         importance = measure_importance(model, batches)

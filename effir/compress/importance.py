@@ -30,7 +30,10 @@ class Importance:
 
 
 class Recorder:
-    """Running sums of every sublayer's score, in float64: their size does not depend on the number of texts."""
+    """Running sums of every sublayer's score: their size does not depend on the number of texts.
+
+    The sums are float64; a batch's directions are float32, as the model computes them.
+    """
 
     def __init__(self, layers: int) -> None:
         self.samples = 0
@@ -47,15 +50,15 @@ class Recorder:
 
     def see(self, place: str, hidden_states: Tensor) -> None:
         """Keep the directions of the real tokens of ``hidden_states`` (batch, tokens, hidden) as ``place``."""
-        self._stream[place] = normalize(hidden_states[self._mask].double(), dim=-1)
+        self._stream[place] = normalize(hidden_states[self._mask].float(), dim=-1)
 
     def score(self, layer: int) -> None:
         """Add the layer's scores, once its ``in``, ``mid`` and ``out`` have been seen."""
         for name, (start, end) in {"attention": ("in", "mid"), "mlp": ("mid", "out"), "block": ("in", "out")}.items():
             # 1 - cos of two unit vectors is half their squared distance: exactly 0 where nothing changed.
-            distances = (self._stream[start] - self._stream[end]).square().sum() / 2
-            self.sums[name][layer] += distances.cpu()
-        self._stream.clear()
+            distances = (self._stream[start] - self._stream[end]).square().sum(dim=-1) / 2
+            self.sums[name][layer] += distances.double().sum().cpu()
+        self._stream = {"in": self._stream["out"]}  # the next layer's
 
     def importance(self) -> Importance:
         """Return the means; EffirError where no token was seen or a hidden state was not finite."""
@@ -84,7 +87,7 @@ def recording(model: Any) -> Iterator[Recorder]:
 
 
 def _watch(layer: Any, index: int, recorder: Recorder) -> list[Any]:
-    """Attach hooks to a decoder layer: to its input, the input of the norm before its MLP, and its output."""
+    """Attach hooks to a layer: to the input of the norm before its MLP, its output and, of the first, its input."""
 
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         recorder.see("in", args[0] if args else kwargs["hidden_states"])
@@ -98,7 +101,7 @@ def _watch(layer: Any, index: int, recorder: Recorder) -> list[Any]:
 
     norm_before_mlp = getattr(layer, norms_of(layer)[1][0])
     return [
-        layer.register_forward_pre_hook(before, with_kwargs=True),
+        *([layer.register_forward_pre_hook(before, with_kwargs=True)] if index == 0 else []),
         norm_before_mlp.register_forward_pre_hook(between),
         layer.register_forward_hook(after),
     ]

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from effir.encoding.encoder import TextEncoder, Tokens, Vectors
-from effir.encoding.packed import pack
 from effir.encoding.pooled import PooledDecoder
 from effir.encoding.texts import TextReader
-from effir.precision import Precision, uses_bfloat16
+from effir.packed import pack
+from effir.precision import Precision, arithmetic
 
 
 def torch_encoder(decoder: Any, reader: TextReader, precision: Precision, budget: int) -> TextEncoder:
@@ -18,10 +18,9 @@ def torch_encoder(decoder: Any, reader: TextReader, precision: Precision, budget
     It goes to the GPU where there is one.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if uses_bfloat16(precision) else torch.float32
+    dtype = arithmetic(precision)
     model = PooledDecoder(decoder.to(device, dtype), reader.pooling).eval()
-    if device.type == "cpu":
-        pack(model, dtype)
+    pack(model, dtype)
 
     def forward(tokens: Tokens, lengths: Tokens) -> Vectors:
         with torch.inference_mode():

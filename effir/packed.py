@@ -13,26 +13,36 @@ from torch import Tensor, nn
 ROWS = 1024  # oneDNN chooses the layout for about so many rows; another number of them works too
 
 
+def can_pack(model: nn.Module) -> bool:
+    """Tell whether oneDNN computes for ``model``: on a CPU, where PyTorch was built with it."""
+    here = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    return here and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+def packed_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Lay out a weight (out, in) for :func:`packed_product`; nothing else can read the result."""
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), ROWS)
+    return found
+
+
+def packed_product(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    """Map (..., in), in the weight's precision, to (..., out); ``activation`` is ``none`` or ``swish``."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], None)
+    return found
+
+
 class PackedLinear(nn.Module):
     """A linear layer for inference on CPUs, in the precision it was packed in; takes and returns any."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), ROWS)
+        self.weight = packed_weight(linear.weight, dtype)
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
-    def forward(self, inputs: Tensor, activation: str = "none") -> Tensor:
-        """Map (..., in) to (..., out); ``activation`` is ``none`` or ``swish``."""
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs.to(self.dtype), self.weight, self.bias, activation, [], None
-        )
-        return found.to(inputs.dtype)
-
-    def gated(self, inputs: Tensor, gate: Tensor) -> Tensor:
-        """Map (..., in) to (..., out) and multiply by ``gate`` (..., out), which is in the packed precision."""
-        found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(inputs, gate, self.weight, self.bias, "mul")
-        return found
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        return packed_product(inputs.to(self.dtype), self.weight, self.bias).to(inputs.dtype)
 
 
 class PackedMLP(nn.Module):
@@ -46,16 +56,15 @@ class PackedMLP(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map (..., hidden) to (..., hidden)."""
         inputs = hidden_states.to(self.dtype)
-        found: Tensor = self.down(self.up.gated(inputs, self.gate(inputs, "swish")))
+        gate = packed_product(inputs, self.gate.weight, self.gate.bias, "swish")
+        gated = torch.ops.mkldnn._linear_pointwise.binary(inputs, gate, self.up.weight, self.up.bias, "mul")
+        found: Tensor = self.down(gated)
         return found.to(hidden_states.dtype)
 
 
 def pack(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace every linear layer, and every MLP that is gated by SiLU, in place.
-
-    Where PyTorch was built without oneDNN, none.
-    """
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    """Replace every linear layer, and every MLP that is gated by SiLU, in place; nothing where oneDNN is not there."""
+    if not can_pack(model):
         return
     for name, child in model.named_children():
         if isinstance(child, nn.Linear):
