@@ -24,7 +24,7 @@ check: $(READY)
 
 # Speed and memory side by side, a table each; half an hour on two cores that do nothing else. BENCH="encode search"
 # makes some of them. llama.cpp competes where its package is installed: pip install llama-cpp-python (builds 8 minutes).
-BENCH ?= encode training analysis search growth startup
+BENCH ?= encode cut training analysis search growth startup
 bench: $(READY)
 	for table in $(BENCH); do python -m benchmarks.$$table || exit; done
 

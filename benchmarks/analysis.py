@@ -32,7 +32,7 @@ def streaming(model: Any, batches: Batches) -> Scores:
     """Score as the stage does: packed matrices, sums instead of states."""
     pack(model, torch.float32)
     found = measure_importance(model, batches)
-    return {kind: found.of(kind) for kind in ("attention", "mlp", "block")}  # type: ignore[arg-type]
+    return {kind: found.of(kind) for kind in ("attention", "mlp", "block")}
 
 
 def three_passes(model: Any, batches: Batches) -> Scores:
@@ -156,8 +156,8 @@ def main(sizes: Sequence[int], rounds: int) -> None:
         columns=COLUMNS,
         notes=[
             f"The base model on real calibration texts, cut at {MAX_TOKENS} tokens, {BATCH} a batch, float32. Memory "
-            "is the peak over what the process held with the model open: effir's holds the packed matrices, a second copy "
-            "of the weights, whatever the number of texts.",
+            "is the peak over what the process held with the model open: effir's holds the packed matrices, a second "
+            "copy of the weights, whatever the number of texts.",
         ],
         settings={"sizes": sizes, "rounds": rounds, "max_tokens": MAX_TOKENS, "batch_size": BATCH},
     )

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.roofline import limits, products
 from benchmarks.table import alternate, ratio, save, times
+from effir import buckets
 from effir.compress.shape import shape_of
 from effir.compress.slimming import SlimmingLoss, gating
 from effir.data.examples import load_examples
@@ -27,6 +28,7 @@ from stages.paths import BASE, DEPTH, RESTORED, TRAIN, WIDTH
 from stages.settings import gate_schedule, healing_adapters, healing_schedule, restoring_schedule, retriever_settings
 
 BATCHES = 3
+OURS = "effir"
 Columns = list[dict[str, Tensor]]
 
 
@@ -39,6 +41,7 @@ class Step:
     take: Callable[[], object]
     flops: float
     columns: list[Columns]
+    context: object = None  # kept open as long as the step
 
     @property
     def tokens(self) -> int:
@@ -48,8 +51,21 @@ class Step:
     @property
     def padded_share(self) -> float:
         """Share of padding in the batches."""
-        whole = sum(side["attention_mask"].numel() for columns in self.columns for side in columns)
-        return 1 - self.tokens / whole
+        with in_parts(self.way == OURS):
+            parts = [part for columns in self.columns for side in columns for _, part in buckets.parts(side)]
+        return 1 - self.tokens / sum(int(part["attention_mask"].numel()) for part in parts)
+
+
+@contextmanager
+def in_parts(wanted: bool) -> Iterator[None]:
+    """Let losses part a batch by length, as effir does, or not, as everybody else."""
+    usual = buckets.PART_TOKENS
+    if not wanted:
+        buckets.PART_TOKENS = 10**9
+    try:
+        yield
+    finally:
+        buckets.PART_TOKENS = usual
 
 
 def batches(model: SentenceTransformer, size: int, negatives: int, max_tokens: int) -> list[Columns]:
@@ -67,12 +83,12 @@ def batches(model: SentenceTransformer, size: int, negatives: int, max_tokens: i
 def stepping(
     model: nn.Module, loss: nn.Module, columns: list[Columns], bfloat16: bool, held: AbstractContextManager[object]
 ) -> Callable[[], object]:
-    """Return a function that takes one optimiser step a batch, as the trainer does."""
+    """Return a function that takes one optimiser step a batch, as the trainer does; ``held`` is effir's alone."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-6)
 
     def take() -> None:
-        with held:
+        with held, in_parts(isinstance(held, Frozen)):
             for batch in columns:
                 with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                     value = loss([dict(side) for side in batch], None)
@@ -115,11 +131,12 @@ def gates(params: Params) -> Iterator[Step]:
     for way, weights, packed in (
         ("all gradients on", True, False),
         ("gates' gradients alone", False, False),
-        ("effir", False, True),
+        (OURS, False, True),
     ):
         model = opened(RESTORED, params)
         columns = batches(model, schedule.batch_size, 0, schedule.max_tokens)
-        found = ExitStack().enter_context(gating(model[0].model))
+        context = gating(model[0].model)
+        found = context.__enter__()
         if weights:
             model.requires_grad_(True)
         loss = SlimmingLoss(info_nce(model, params.finetune.temperature), list(found.values()), 1e-8, 5.0)
@@ -131,13 +148,13 @@ def healing(params: Params, compiled: bool) -> Iterator[Step]:
     """Heal with LoRA: as peft does, and as effir does."""
     schedule, bfloat16 = healing_schedule(params), uses_bfloat16(params.finetune.precision)
     flops = 2 * shape_of(WIDTH).flops_per_token(schedule.max_tokens)
-    for way in ("as peft does", *(["torch.compile"] if compiled else []), "effir"):
+    for way in ("as peft does", *(["torch.compile"] if compiled else []), OURS):
         model = opened(WIDTH, params)
         columns = batches(model, schedule.batch_size, params.finetune.negatives, schedule.max_tokens)
         add_adapters(model, healing_adapters(params), schedule.seed)
         if way == "torch.compile":
             model[0].model.compile(dynamic=True)
-        held = Frozen(model, arithmetic(schedule.precision)) if way == "effir" else nullcontext()
+        held = Frozen(model, arithmetic(schedule.precision)) if way == OURS else nullcontext()
         loss = info_nce(model, params.finetune.temperature)
         yield Step("healing", way, stepping(model, loss, columns, bfloat16, held), flops, columns)
 
@@ -146,12 +163,12 @@ def restoring(params: Params) -> Iterator[Step]:
     """Restore towards the base model: as peft does, and as effir does, whose teacher is packed too."""
     schedule, bfloat16 = restoring_schedule(params), uses_bfloat16(params.finetune.precision)
     own, teacher_flops = (shape_of(folder).flops_per_token(schedule.max_tokens) for folder in (DEPTH, BASE))
-    for way in ("as peft does", "effir"):
+    for way in ("as peft does", OURS):
         model, teacher = opened(DEPTH, params), opened(BASE, params)
         columns = batches(model, schedule.batch_size, 0, schedule.max_tokens)
         add_adapters(model, healing_adapters(params), schedule.seed)
         held: AbstractContextManager[object] = nullcontext()
-        if way == "effir":
+        if way == OURS:
             pack(teacher[0].model, arithmetic(schedule.precision))
             held = Frozen(model, arithmetic(schedule.precision))
         loss = RestorationLoss(model, teacher, schedule.precision)
@@ -167,7 +184,7 @@ def compare(steps: Sequence[Step], limit: float, rounds: int) -> list[dict[str, 
             "work": step.work,
             "way": step.way,
             "seconds_a_step": [seconds / BATCHES for seconds in took[step.way]],
-            "effir_speedup": ratio(took[step.way], took["effir"]),
+            "effir_speedup": ratio(took[step.way], took[OURS]),
             "tokens_per_second": step.tokens / statistics.median(took[step.way]),
             "share_of_limit": step.tokens * step.flops / statistics.median(took[step.way]) / 1e9 / limit,
             "padded_share": step.padded_share,
@@ -207,8 +224,8 @@ def main(rounds: int, compiled: bool) -> None:
         notes=[
             f"{BATCHES} batches of `apidocs` with the settings of params.yaml, forward, backward and AdamW, in {kind}; "
             f"the limit is {limit:,.0f} GFLOP/s, what the products of the base model reach alone, 1,024 rows. FLOPs "
-            "are those of the model's own products on real tokens, backward once for the inputs and, with all gradients "
-            "on, once for the weights; adapters and attention scores are not counted.",
+            "are those of the model's own products on real tokens, backward once for the inputs and, with all "
+            "gradients on, once for the weights; adapters and attention scores are not counted.",
         ],
         settings={"rounds": rounds, "batches": BATCHES, "limit_gflops": limit},
     )

@@ -23,6 +23,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from effir.buckets import ByLength, parts
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.frozen import frozen_products
@@ -53,7 +54,7 @@ class Schedule:
 def info_nce(model: SentenceTransformer, temperature: float) -> nn.Module:
     """InfoNCE over a query's positive, every other document of the batch, and all hard negatives (EffiR, sec. 3)."""
     loss: nn.Module = MultipleNegativesRankingLoss(
-        model,
+        ByLength(model),
         scale=1 / temperature,
         similarity_fct=cosine,
         gather_across_devices=torch.distributed.is_available() and torch.distributed.is_initialized(),
@@ -109,11 +110,11 @@ class RestorationLoss(nn.Module):
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
         """Return the scalar loss of one batch of tokenised columns; labels are not read."""
         distances = []
-        for features in sentence_features:
-            real = features["attention_mask"].bool()
+        for part in (part for features in sentence_features for _, part in parts(features)):
+            real = part["attention_mask"].bool()
             with torch.no_grad(), torch.autocast(real.device.type, torch.bfloat16, uses_bfloat16(self.precision)):
-                wanted = self._teacher[0](dict(features))["token_embeddings"][real]
-            found = self.model(dict(features))["token_embeddings"][real]
+                wanted = self._teacher[0](dict(part))["token_embeddings"][real]
+            found = self.model(dict(part))["token_embeddings"][real]
             distances.append(1 - cosine_similarity(found.float(), wanted.float(), dim=-1))
         return torch.cat(distances).mean()
 

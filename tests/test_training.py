@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -169,14 +170,14 @@ def test_healing_lowers_the_loss_and_leaves_a_plain_model(
 
 
 class Fixed(torch.nn.Module):
-    """Gives the same states to whatever it reads."""
+    """Gives the same states to whatever it reads, as many as it reads."""
 
     def __init__(self, states: Tensor) -> None:
         super().__init__()
         self.states = states
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"token_embeddings": self.states}
+        return {"token_embeddings": self.states[:, : features["attention_mask"].shape[1]]}
 
 
 def test_the_restoration_loss_is_one_minus_cos_over_the_real_tokens_of_all_columns() -> None:
@@ -189,14 +190,14 @@ def test_the_restoration_loss_is_one_minus_cos_over_the_real_tokens_of_all_colum
     assert [name for name, _ in loss.named_modules() if name] == ["model"]  # the teacher neither trains nor is saved
 
 
-def test_restoring_brings_a_cut_model_nearer_to_its_teacher_and_leaves_the_teacher(
+def test_restoring_brings_a_cut_model_nearer_to_its_teacher_and_does_not_train_the_teacher(
     retriever: Callable[[], SentenceTransformer], tiny_checkpoint: Callable[[bool], Path], tmp_path: Path
 ) -> None:
     whole = tiny_checkpoint(False)
     cut_checkpoint(whole, tmp_path / "cut", shape_of(whole).without("block", [1]))
     model = build_retriever(tmp_path / "cut", pooling="mean", query_prompt="q: ", document_prompt="", max_tokens=32)
     teacher, texts = retriever(), [example.positive for example in EXAMPLES]
-    taught, wanted = weights(teacher), encode_documents(teacher, texts, 8)
+    wanted = encode_documents(teacher, texts, 8)
     before = (encode_documents(model, texts, 8) * wanted).sum(axis=1).mean()
     schedule = replace(SCHEDULE, steps=40, checkpoint_every=20)
     curve = restore(
@@ -211,7 +212,7 @@ def test_restoring_brings_a_cut_model_nearer_to_its_teacher_and_leaves_the_teach
     after = (encode_documents(model, texts, 8) * wanted).sum(axis=1).mean()
     assert curve[-1]["loss"] < curve[0]["loss"] / 2
     assert 1 - after < (1 - before) / 2
-    assert_same(weights(teacher), taught)
+    np.testing.assert_allclose(encode_documents(teacher, texts, 8), wanted, atol=2e-6)  # packed
 
 
 def test_no_steps_restore_nothing(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:

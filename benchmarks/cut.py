@@ -1,0 +1,122 @@
+"""The cut must pay: the cut model beside the full one, both in PyTorch in float32, against what FLOPs promise."""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.table import alternate, ratio, save, times
+from effir.compress.loading import load_model
+from effir.compress.shape import shape_of
+from effir.data.beir import open_collection
+from effir.encoding.encoder import TextEncoder, padded
+from effir.encoding.pytorch import torch_encoder
+from effir.encoding.texts import TextReader
+from stages.paths import BASE, EVAL, RETRIEVER
+
+SIZES = (1, 2, 4, 8, 16, 32)
+TEXTS = 96
+ALONE = 24  # texts at a batch of one
+PRODUCTS = ("mkldnn::_linear_pointwise", "aten::mkldnn_rnn_layer", "aten::mm", "aten::addmm", "aten::linear")
+
+Run = Callable[[], None]
+
+
+def batches(reader: TextReader, size: int) -> list[tuple[Any, Any]]:
+    """Lay out real documents of like length, so many a batch, as token ids and lengths."""
+    contents = [document.content for document in open_collection(EVAL / "apidocs").documents()]
+    count = TEXTS if size > 1 else ALONE
+    ids = sorted(reader.read(contents[:: len(contents) // count][:count], "document"), key=len)
+    lengths = np.array([len(text) for text in ids], dtype=np.int64)
+    rows = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+    return [(padded(ids, some, lengths), lengths[some]) for some in rows]
+
+
+def running(encoder: TextEncoder, work: Sequence[tuple[Any, Any]]) -> Run:
+    """Return a function that encodes all batches."""
+
+    def run() -> None:
+        for tokens, lengths in work:
+            encoder.forward(tokens, lengths)
+
+    return run
+
+
+def outside_products(run: Run) -> float:
+    """Return the share of the time in which no matrix is multiplied: other operators, and Python between them."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        run()
+    events = seen.key_averages()
+    whole = max(event.time_range.end for event in seen.events()) - min(e.time_range.start for e in seen.events())
+    inside = sum(event.self_cpu_time_total for event in events if event.key.startswith(PRODUCTS))
+    return float(1 - inside / whole)
+
+
+def compare(folders: Mapping[str, Path], sizes: Sequence[int], rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield a row a cut model and size of batch; ``base`` is the full one."""
+    reader = TextReader.open(RETRIEVER)
+    encoders = {name: torch_encoder(load_model(path)[0], reader, "float32", 1024) for name, path in folders.items()}
+    for size in sizes:
+        work = batches(reader, size)
+        runs = {name: running(encoder, work) for name, encoder in encoders.items()}
+        seconds = alternate(runs, rounds)
+        context = round(statistics.mean(float(lengths.mean()) for _, lengths in work))
+        flops = {name: shape_of(path).flops_per_token(context) for name, path in folders.items()}
+        for name in list(folders)[1:]:
+            faster, promised = ratio(seconds["base"], seconds[name]), flops["base"] / flops[name]
+            yield {
+                "model": name,
+                "batch": size,
+                "seconds": seconds[name],
+                "seconds_base": seconds["base"],
+                "speedup": faster,
+                "flops_ratio": promised,
+                "share_of_flops_ratio": faster["median"] / promised,
+                "outside_products": outside_products(runs[name]),
+                "outside_products_base": outside_products(runs["base"]),
+            }
+
+
+COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "model": lambda row: row["model"],
+    "texts a batch": lambda row: str(row["batch"]),
+    "FLOPs ratio": lambda row: f"{row['flops_ratio']:.2f}",
+    "speed-up over full size": lambda row: times(row["speedup"]),
+    "share of the FLOPs ratio": lambda row: f"{row['share_of_flops_ratio']:.2f}",
+    "time outside products": lambda row: f"{row['outside_products']:.0%}",
+    "the same at full size": lambda row: f"{row['outside_products_base']:.0%}",
+}
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, type=(str, click.Path(path_type=Path)), help="Another cut: NAME DIR.")
+@click.option("--size", "sizes", multiple=True, type=int, default=SIZES, show_default=True)
+@click.option("--rounds", default=7, show_default=True)
+def main(models: Sequence[tuple[str, Path]], sizes: Sequence[int], rounds: int) -> None:
+    """Encode the same batches by the base model and by cut ones in turn."""
+    rows = []
+    for row in compare({"base": BASE, "default": RETRIEVER, **dict(models)}, sizes, rounds):
+        click.echo("  ".join(f"{name}: {show(row)}" for name, show in COLUMNS.items()))
+        rows.append(row)
+    save(
+        "cut",
+        "What the cut buys",
+        rows,
+        columns=COLUMNS,
+        notes=[
+            f"Both models in effir's `torch` backend, float32, {torch.get_num_threads()} threads, one process; "
+            f"{TEXTS} documents of `apidocs` of like length together ({ALONE} at one text a batch), {rounds} rounds.",
+            "Time outside products: what the profiler sees between matrix products, other operators and Python; it "
+            "slows both models down, so it is a hint and not a timing.",
+        ],
+        settings={"sizes": sizes, "texts": TEXTS, "alone": ALONE, "rounds": rounds},
+    )
+
+
+if __name__ == "__main__":
+    main()
