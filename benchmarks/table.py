@@ -1,45 +1,25 @@
-"""What every table of the benchmarks shares: alternated timings, the machine, and a result as JSON and Markdown."""
+"""What every table of the benchmarks shares: ratios, the machine, and a result as JSON and Markdown."""
 
 import datetime
 import os
 import platform
-import statistics
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
+from effir.evaluation import cost
 from effir.files import write_json, writing
 
 RESULTS = Path("benchmarks/results")
 PACKAGES = ("torch", "transformers", "sentence-transformers", "openvino", "faiss-cpu", "mlflow", "dvc")
 
 
-def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time every candidate in turn, A, B, B, A, ..., after a warm-up each: seconds a round, in the rounds' order."""
-    for run in candidates.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    turn = list(candidates)
-    for _ in range(rounds):
-        for name in turn:
-            started = perf_counter()
-            candidates[name]()
-            seconds[name].append(perf_counter() - started)
-        turn.reverse()
-    return seconds
-
-
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
-    """Compare two rows of :func:`alternate` round by round: how many times as fast, median, least and most.
-
-    >>> ratio([2.0, 3.0, 4.0], [1.0, 1.0, 2.5])
-    {'median': 2.0, 'low': 1.6, 'high': 3.0}
-    """
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+    """Compare two rows of timings round by round, as plain figures: how many times as fast, median, least and most."""
+    return asdict(cost.ratio(slow, fast))
 
 
 def machine() -> dict[str, Any]:

@@ -13,17 +13,19 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from benchmarks.roofline import limits, products
-from benchmarks.table import alternate, ratio, save, times
+from benchmarks.table import ratio, save, times
 from effir import buckets
 from effir.compress.shape import shape_of
 from effir.compress.slimming import SlimmingLoss, gating
 from effir.data.examples import load_examples
+from effir.evaluation.cost import alternate
 from effir.frozen import frozen_products
 from effir.packed import pack
 from effir.params import Params, load_params
 from effir.precision import arithmetic, uses_bfloat16
+from effir.restoration import RestorationLoss
 from effir.retriever import build_retriever
-from effir.training import RestorationLoss, add_adapters, info_nce
+from effir.training import add_adapters, info_nce
 from stages.paths import BASE, DEPTH, RESTORED, TRAIN, WIDTH
 from stages.settings import gate_schedule, healing_adapters, healing_schedule, restoring_schedule, retriever_settings
 
@@ -141,7 +143,14 @@ def gates(params: Params) -> Iterator[Step]:
             model.requires_grad_(True)
         loss = SlimmingLoss(info_nce(model, params.finetune.temperature), list(found.values()), 1e-8, 5.0)
         held = Frozen(model, arithmetic(schedule.precision)) if packed else nullcontext()
-        yield Step("gates", way, stepping(model, loss, columns, bfloat16, held), flops * (3 if weights else 2), columns)
+        yield Step(
+            "gates",
+            way,
+            stepping(model, loss, columns, bfloat16, held),
+            flops * (3 if weights else 2),
+            columns,
+            context,
+        )
 
 
 def healing(params: Params, compiled: bool) -> Iterator[Step]:

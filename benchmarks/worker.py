@@ -21,6 +21,7 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, open_contender), daemon=True)
         self._process.start()
+        theirs.close()  # so that a contender that fails to open is an error here, and not a wait for ever
         self._ask("documents", ["warm up"])
 
     def seconds(self, texts: Sequence[str]) -> float:

@@ -22,14 +22,16 @@ Forward = Callable[[Tensor], Tensor]
 def frozen_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Compute every linear layer of ``model`` whose weight does not train in ``dtype``, packed, until the block ends.
 
-    Modules, parameters, hooks and names stay as they are. On a GPU, and where PyTorch has no oneDNN, nothing changes.
+    Modules, parameters, hooks and names stay as they are. Each packed weight is there three times: as it was, and in
+    ``dtype`` twice. On a GPU, and where PyTorch has no oneDNN, nothing changes.
     """
     changed: list[nn.Module] = []
-    if can_pack(model):
-        for module in model.modules():
-            if forward := _packed_forward(module, dtype):
-                module.forward = forward
-                changed.append(module)
+    covered: set[nn.Module] = set()
+    for module in model.modules() if can_pack(model, dtype) else ():
+        if module not in covered and (forward := _packed_forward(module, dtype)):
+            module.forward = forward
+            changed.append(module)
+            covered.update(module.modules())  # an adapted layer's own is computed with it
     try:
         yield
     finally:
@@ -39,10 +41,15 @@ def frozen_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 def _packed_forward(module: nn.Module, dtype: torch.dtype) -> Forward | None:
     if isinstance(module, LoraLinear):
-        name = module.active_adapters[0]
-        plain = name not in module.lora_variant and isinstance(module.lora_dropout[name], nn.Identity)
-        return _Adapted(module, name, dtype) if plain and _is_frozen(module.base_layer) else None
+        return _Adapted(module, dtype) if _is_plain(module) and _is_frozen(module.base_layer) else None
     return _Frozen(module, dtype) if _is_frozen(module) else None
+
+
+def _is_plain(layer: Any) -> bool:
+    """Tell whether one adapter adds ``s B A x`` and nothing else; other kinds are left to peft."""
+    (name, *others) = layer.active_adapters
+    simple = name not in layer.lora_variant and isinstance(layer.lora_dropout[name], nn.Identity)
+    return simple and not (others or layer.merged or layer.disable_adapters or layer.lora_bias[name])
 
 
 def _is_frozen(module: nn.Module) -> bool:
@@ -84,7 +91,8 @@ class _Product(torch.autograd.Function):
 class _Adapted:
     """``x W^T + b + s (x A^T) B^T``, of which A (rank, in) and B (out, rank) train."""
 
-    def __init__(self, layer: Any, name: str, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+        (name,) = layer.active_adapters
         self.frozen = _Frozen(layer.base_layer, dtype)
         self.down, self.up = layer.lora_A[name].weight, layer.lora_B[name].weight
         self.scale = float(layer.scaling[name])
@@ -111,13 +119,15 @@ class _AdaptedProduct(torch.autograd.Function):
         return found.view(*inputs.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients of the inputs, of A and of B."""
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        """Return the gradients of the inputs, where they are wanted, of A and of B."""
         rows, inner, down, up = ctx.saved_tensors
         scale, frozen, dtype = ctx.layer.scale, ctx.layer.frozen, ctx.layer.frozen.dtype
         gradient = gradients[0].to(dtype).flatten(0, -2)
         outer = (gradient @ up.to(dtype)).mul_(scale)
-        found = packed_product(gradient, frozen.transposed, None)
-        found.addmm_(outer, down.to(dtype))
+        of_inputs = None
+        if ctx.needs_input_grad[0]:
+            found = packed_product(gradient, frozen.transposed, None)
+            of_inputs = found.addmm_(outer, down.to(dtype)).view(ctx.shape).to(ctx.dtype)
         of_down, of_up = outer.T @ rows, (gradient.T @ inner).mul_(scale)
-        return found.view(ctx.shape).to(ctx.dtype), of_down.to(down.dtype), of_up.to(up.dtype), None
+        return of_inputs, of_down.to(down.dtype), of_up.to(up.dtype), None

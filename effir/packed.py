@@ -13,10 +13,12 @@ from torch import Tensor, nn
 ROWS = 1024  # oneDNN chooses the layout for about so many rows; another number of them works too
 
 
-def can_pack(model: nn.Module) -> bool:
-    """Tell whether oneDNN computes for ``model``: on a CPU, where PyTorch was built with it."""
+def can_pack(model: nn.Module, dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN computes for ``model`` in ``dtype``: on a CPU that can, where PyTorch was built with it."""
     here = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    return here and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    if not here or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def packed_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -64,7 +66,7 @@ class PackedMLP(nn.Module):
 
 def pack(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace every linear layer, and every MLP that is gated by SiLU, in place; nothing where oneDNN is not there."""
-    if not can_pack(model):
+    if not can_pack(model, dtype):
         return
     for name, child in model.named_children():
         if isinstance(child, nn.Linear):

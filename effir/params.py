@@ -85,7 +85,7 @@ class RetrieverParams(Section):
     backend: Literal["torch", "openvino"] = Field(description="torch or openvino")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(description="auto, float32, bfloat16 or int8")
     max_drop: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="points of nDCG@10, 0 to 1, that int8 may lose on data.dev"
+        description="points of nDCG@10, 0 to 1, that the openvino graph may lose on data.dev"
     )
 
 

@@ -1,10 +1,10 @@
-"""The losses, and the trainer that restoring, slimming and healing share."""
+"""The ranking loss, and the trainer that restoring, slimming and healing share."""
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +19,14 @@ from sentence_transformers import (
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import normalize
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from effir.buckets import ByLength, parts
+from effir.buckets import ByLength
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.frozen import frozen_products
-from effir.packed import pack
 from effir.precision import Precision, arithmetic, uses_bfloat16
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -91,57 +90,10 @@ def heal(
 
     Returns the loss curve, rows of ``step``, ``loss`` and ``learning_rate``; with 0 steps, none and an unhealed model.
     """
-    return _fit_adapters(model, examples, info_nce(model, temperature), adapters, schedule, checkpoints, log)
+    return fit_adapters(model, examples, info_nce(model, temperature), adapters, schedule, checkpoints, log)
 
 
-class RestorationLoss(nn.Module):
-    """Mean ``1 - cos`` between the final hidden states of a model and of its teacher, over the real tokens of a batch.
-
-    The teacher is the model before it was cut: no judgement is needed, and each token teaches, not each pair. It runs
-    in ``precision``, for the trainer sees to the model's alone.
-    """
-
-    def __init__(self, model: SentenceTransformer, teacher: SentenceTransformer, precision: Precision) -> None:
-        super().__init__()
-        self.model = model
-        self.precision = precision
-        self._teacher = [teacher.eval()]  # in a list: no submodule, so that it neither trains nor is saved
-
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
-        """Return the scalar loss of one batch of tokenised columns; labels are not read."""
-        distances = []
-        for part in (part for features in sentence_features for _, part in parts(features)):
-            real = part["attention_mask"].bool()
-            with torch.no_grad(), torch.autocast(real.device.type, torch.bfloat16, uses_bfloat16(self.precision)):
-                wanted = self._teacher[0](dict(part))["token_embeddings"][real]
-            found = self.model(dict(part))["token_embeddings"][real]
-            distances.append(1 - cosine_similarity(found.float(), wanted.float(), dim=-1))
-        return torch.cat(distances).mean()
-
-
-def restore(
-    model: SentenceTransformer,
-    teacher: SentenceTransformer,
-    examples: Sequence[Example],
-    *,
-    adapters: Adapters,
-    schedule: Schedule,
-    checkpoints: Path,
-    log: Log,
-) -> list[dict[str, float]]:
-    """Teach a cut model, in place, the hidden states that its sublayers would have made, and fold the adapters in.
-
-    Reads queries and positives, never hard negatives. Returns the loss curve as ``heal`` does: none with 0 steps.
-    The teacher is packed for inference in place (:mod:`effir.packed`).
-    """
-    pack(teacher[0].model, arithmetic(schedule.precision))
-    pairs = [replace(example, negatives=()) for example in examples]
-    return _fit_adapters(
-        model, pairs, RestorationLoss(model, teacher, schedule.precision), adapters, schedule, checkpoints, log
-    )
-
-
-def _fit_adapters(
+def fit_adapters(
     model: SentenceTransformer,
     examples: Sequence[Example],
     loss: nn.Module,
@@ -150,7 +102,8 @@ def _fit_adapters(
     checkpoints: Path,
     log: Log,
 ) -> list[dict[str, float]]:
-    if schedule.steps == 0:  # to the trainer, 0 is no limit
+    """Train adapters towards ``loss`` and fold them in; with 0 steps, which to the trainer are no limit, do nothing."""
+    if schedule.steps == 0:
         return []
     add_adapters(model, adapters, schedule.seed)
     curve = fit(model, examples, loss, schedule, checkpoints, log)

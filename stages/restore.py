@@ -8,9 +8,9 @@ from effir.compress.loading import save_model
 from effir.compress.shape import shape_of
 from effir.data.examples import load_examples
 from effir.files import require, write_json
+from effir.restoration import restore
 from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever
-from effir.training import restore
 from stages.paths import BASE, DEPTH, RESTORATION, RESTORED, TRAIN
 from stages.program import running
 from stages.settings import healing_adapters, restoring_schedule, retriever_settings

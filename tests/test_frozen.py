@@ -110,12 +110,22 @@ def test_an_adapters_output_and_gradients_are_those_of_peft(dtype: torch.dtype) 
         expected = all_gradients(model, inputs)
         with frozen_products(model, dtype):
             found = all_gradients(model, inputs)
+            packed = [name for name, module in model.named_modules() if "forward" in vars(module)]
+    assert packed == ["base_model.model.first", "base_model.model.second"]  # and their base layers not once more
     assert found.keys() == expected.keys()
     assert sum("lora_" in name for name in found) == 4
     for name, value in expected.items():
         assert found[name].dtype == value.dtype
         close = 1e-5 if dtype == torch.float32 else 2**-6 * value.float().abs().max().item()
         torch.testing.assert_close(found[name], value, atol=close, rtol=close, msg=name)
+
+
+def test_adapters_that_are_switched_off_are_left_to_peft() -> None:
+    model, inputs = adapted().eval(), torch.randn(3, 24)
+    with model.disable_adapter():
+        expected = model(inputs)
+        with frozen_products(model, torch.float32):
+            torch.testing.assert_close(model(inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_with_dropout_the_adapter_stays_peft_s_and_its_base_is_packed() -> None:

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def mlp(activation: str, bias: bool = False) -> nn.Module:
     torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=24, intermediate_size=56, hidden_act=activation, mlp_bias=bias)
+    config = LlamaConfig(
+        hidden_size=24, intermediate_size=56, hidden_act=activation, mlp_bias=bias, num_attention_heads=2
+    )
     return nn.Sequential(LlamaMLP(config)).requires_grad_(False)
 
 

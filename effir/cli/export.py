@@ -34,7 +34,8 @@ def export(
     """Write the graph of a backend into the retriever FOLDER, if it finds what the retriever found.
 
     Every other reader opens the folder as before. Where nDCG@10 on the dev set falls by more than --max-drop, nothing
-    is written and the status is 1. In the pipeline, `-S retriever.backend=openvino` does the same.
+    is written and the status is 1. In the pipeline, `-S retriever.backend=openvino` does the same; a graph written by
+    hand into models/retriever, which belongs to DVC, lasts until the next `dvc repro`.
 
     Example: effir export models/retriever --precision int8
     """

@@ -31,7 +31,9 @@ def load_calibration(path: Path, count: int) -> list[str]:
     with path.open(encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line, _ in zip(lines, range(count), strict=False)]
     if len(texts) < count:
-        raise EffirError(f"{path} holds {len(texts)} texts, analyze.texts asks for {count}: lower it or give more")
+        raise EffirError(
+            f"{path} holds {len(texts)} texts, {count} asked for: give more (data.calibration) or lower analyze.texts"
+        )
     return texts
 
 

@@ -27,14 +27,16 @@ class TextEncoder:
         self.budget = budget
 
     def documents(self, texts: Sequence[str]) -> Vectors:
-        """Turn documents into unit vectors, shape (texts, hidden)."""
+        """Turn documents, one or more, into unit vectors, shape (texts, hidden)."""
         return self._encode(texts, "document")
 
     def queries(self, texts: Sequence[str]) -> Vectors:
-        """Turn queries into unit vectors, shape (texts, hidden)."""
+        """Turn queries, one or more, into unit vectors, shape (texts, hidden)."""
         return self._encode(texts, "query")
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
+        if not texts:
+            raise ValueError("there are no texts to encode")
         if len(texts) <= CHUNK:  # a thread would only cost a lone query its time
             return self._vectors(self.reader.read(texts, prompt))
         chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]

@@ -39,7 +39,9 @@ def export_graph(
     int8 takes the ranges of activations from ``texts``, some dozens. The graph is written only if nDCG@10 on ``dev``
     falls by at most ``max_drop`` (0 to 1): QualityLostError otherwise.
     """
-    require(retriever / "modules.json", made_by="finetune")
+    require(retriever / "modules.json", made_by="export")
+    if precision == "int8" and not texts:
+        raise EffirError("int8 needs calibration texts, and there are none: name a file of texts like those to encode")
     with writing(graph_of(retriever, precision)) as draft:
         write_graph(retriever, draft, texts if precision == "int8" else ())
         graph = open_graph(draft, TextReader.open(retriever), precision, budget)
@@ -47,7 +49,7 @@ def export_graph(
         if exported.after < exported.before - max_drop:
             raise QualityLostError(
                 f"in {precision} the retriever's nDCG@10 on {dev.folder} falls from {exported.before:.4f} to "
-                f"{exported.after:.4f}, more than the {max_drop:g} allowed: use float32, or allow more"
+                f"{exported.after:.4f}, more than the {max_drop:g} allowed: use another precision, or allow more"
             )
         write_json(draft / "export.json", asdict(exported))
     return exported

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from effir.encoding.encoder import TextEncoder, Tokens, Vectors
 from effir.encoding.texts import TextReader
 from effir.files import require
 
 GRAPH = "model.xml"
-
-
 STEP = 16
 """A lone query is padded to a multiple of it: a new length costs the runtime more than the padding."""
 PEAK = 100.0
@@ -33,19 +30,23 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
 
     from effir.compress.loading import load_model
     from effir.encoding.peaks import peaks
+    from effir.encoding.pooled import PooledDecoder
 
-    reader, model = TextReader.open(retriever), load_model(retriever)[0]
-    tokens = reader.read(texts, "document")
-    heights = peaks(model, tokens)
-    graph = _traced(model, reader)
+    reader = TextReader.open(retriever)
+    model = PooledDecoder(load_model(retriever)[0], reader.pooling, traced=True).eval()
+    graph = _traced(model)
+    if texts:
+        tokens = reader.read(texts, "document")
+        graph = _quantised(graph, tokens, peaks(model, tokens))
     into.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(
-        _quantised(graph, tokens, heights) if tokens else graph, str(into / GRAPH), compress_to_fp16=False
-    )
+    openvino.save_model(graph, str(into / GRAPH), compress_to_fp16=False)
 
 
 def open_graph(folder: Path, reader: TextReader, precision: str, budget: int) -> TextEncoder:
-    """Open what :func:`write_graph` wrote in ``folder``; ``precision`` as params.yaml names it."""
+    """Open what :func:`write_graph` wrote in ``folder``; ``precision`` as params.yaml names it.
+
+    One thread at a time may encode: all batches go through one request.
+    """
     import openvino
 
     core = openvino.Core()
@@ -68,16 +69,13 @@ def open_graph(folder: Path, reader: TextReader, precision: str, budget: int) ->
     return TextEncoder(reader, forward, budget)
 
 
-def _traced(model: PreTrainedModel, reader: TextReader) -> Any:
+def _traced(model: Any) -> Any:
     import openvino
     import torch
 
-    from effir.encoding.pooled import PooledDecoder
-
-    pooled = PooledDecoder(model, reader.pooling, traced=True).eval()
     example = {"input_ids": torch.tensor([[5, 6, 7, 2], [8, 9, 2, 0]]), "lengths": torch.tensor([4, 3])}
     with torch.inference_mode():
-        graph = openvino.convert_model(pooled, example_input=example)
+        graph = openvino.convert_model(model, example_input=example)
     graph.reshape({"input_ids": [-1, -1], "lengths": [-1]})
     return graph
 
@@ -88,12 +86,14 @@ def _quantised(graph: Any, texts: Sequence[Sequence[int]], peaks: Mapping[str, f
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     products = [node.get_friendly_name() for node in graph.get_ops() if node.get_type_name() == "MatMul"]
-    spared = [name for name, peak in peaks.items() if peak > PEAK]
+    spared = {name: [p for p in products if f".{name}/" in p] for name, peak in peaks.items() if peak > PEAK}
+    if unknown := [name for name, found in spared.items() if not found]:
+        raise ValueError(f"the graph has no product of the name {unknown[0]}, which must not be quantised")
     return nncf.quantize(
         graph,
         nncf.Dataset([{"input_ids": np.array([ids]), "lengths": np.array([len(ids)])} for ids in texts]),
         subset_size=len(texts),
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope([p for p in products if any(f".{name}/" in p for name in spared)]),
+        ignored_scope=nncf.IgnoredScope([p for found in spared.values() for p in found]),
     )

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 def peaks(model: nn.Module, texts: Sequence[Sequence[int]]) -> dict[str, float]:
     """Return, of each linear layer by name, the largest input over the root mean square of all, over ``texts``.
 
-    Texts are token ids. Decoders have few such inputs, and huge: a token or two, in the ``down_proj`` of some layers.
+    ``model`` is a PooledDecoder, texts are token ids. Decoders have few such inputs, and huge: a token or two, in the
+    ``down_proj`` of some layers.
     """
     largest: dict[str, float] = {}
     squares: dict[str, list[float]] = {}
@@ -25,7 +26,7 @@ def peaks(model: nn.Module, texts: Sequence[Sequence[int]]) -> dict[str, float]:
     try:
         with torch.inference_mode():
             for ids in texts:
-                model(input_ids=torch.tensor([list(ids)]), use_cache=False)
+                model(torch.tensor([list(ids)]), torch.tensor([len(ids)]))
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,7 +19,9 @@ def torch_encoder(decoder: Any, reader: TextReader, precision: Precision, budget
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = arithmetic(precision)
-    model = PooledDecoder(decoder.to(device, dtype), reader.pooling).eval()
+    model = PooledDecoder(decoder.to(device), reader.pooling).eval()
+    for parameter in model.parameters():  # and no buffer: rounded frequencies would turn far positions the wrong way
+        parameter.data = parameter.data.to(dtype)
     pack(model, dtype)
 
     def forward(tokens: Tokens, lengths: Tokens) -> Vectors:

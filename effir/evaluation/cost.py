@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -90,15 +91,27 @@ def compare_speed(candidates: Mapping[str, Encoder], texts: Sequence[str], *, ro
     """
     if rounds < 1 or not texts:
         raise EffirError(f"a timing needs at least 1 round and 1 text, got {rounds} rounds and {len(texts)} texts")
-    for encode in candidates.values():
-        encode(list(texts))
+    seconds = alternate({name: partial(_encode, encode, texts) for name, encode in candidates.items()}, rounds)
+    return {name: Timing(tuple(took), len(texts)) for name, took in seconds.items()}
+
+
+def _encode(encode: Encoder, texts: Sequence[str]) -> None:
+    encode(list(texts))  # a copy, which it may spoil
+
+
+def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time every candidate in turn, A, B, B, A, ..., after a warm-up each: seconds a round, in the rounds' order."""
+    for run in candidates.values():
+        run()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     turn = list(candidates)
     for _ in range(rounds):
         for name in turn:
-            seconds[name].append(_seconds(candidates[name], texts))
+            started = time.perf_counter()
+            candidates[name]()
+            seconds[name].append(time.perf_counter() - started)
         turn.reverse()
-    return {name: Timing(tuple(took), len(texts)) for name, took in seconds.items()}
+    return seconds
 
 
 def one_at_a_time(encode: Encoder) -> Encoder:
@@ -111,20 +124,18 @@ def one_at_a_time(encode: Encoder) -> Encoder:
     return each
 
 
-def _seconds(encode: Encoder, texts: Sequence[str]) -> float:
-    copy = list(texts)
-    started = time.perf_counter()
-    encode(copy)
-    return time.perf_counter() - started
-
-
 def speedup(base: Timing, cut: Timing) -> Speedup:
-    """Compare two timings of one :func:`compare_speed`: the ratios base / cut of rounds that ran side by side.
+    """Compare two timings of one :func:`compare_speed`: the ratios base / cut of rounds that ran side by side."""
+    return ratio(base.seconds, cut.seconds)
 
-    >>> speedup(Timing((2.0, 3.0, 4.0), 1), Timing((1.0, 1.0, 2.5), 1))
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Speedup:
+    """Compare two rows of :func:`alternate`, round by round.
+
+    >>> ratio([2.0, 3.0, 4.0], [1.0, 1.0, 2.5])
     Speedup(median=2.0, low=1.6, high=3.0)
     """
-    ratios = [slow / fast for slow, fast in zip(base.seconds, cut.seconds, strict=True)]
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
     return Speedup(statistics.median(ratios), min(ratios), max(ratios))
 
 

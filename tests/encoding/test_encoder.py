@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from effir.compress.loading import load_model
 from effir.encoding.backends import open_encoder
 from effir.encoding.encoder import CHUNK, TextEncoder
+from effir.encoding.pytorch import torch_encoder
 from effir.encoding.texts import TextReader
 from effir.errors import EffirError
 from effir.retriever import encode_documents, encode_queries, open_retriever
@@ -66,6 +69,21 @@ def test_bfloat16_gives_unit_vectors_close_to_those_of_float32(retriever: Callab
     assert not np.array_equal(exact, rounded)
 
 
+def test_bfloat16_leaves_the_frequencies_of_positions_as_they_are(retriever: Callable[..., Path]) -> None:
+    decoders = [load_model(retriever())[0] for _ in range(2)]
+    before = decoders[0].rotary_emb.inv_freq.clone()
+    torch_encoder(decoders[0], TextReader.open(retriever()), "bfloat16", 64)
+    # 8 bits of a frequency of 0.1 or so would be a quarter turn off after some thousand tokens.
+    assert decoders[0].rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.equal(decoders[0].rotary_emb.inv_freq, before)
+    assert decoders[0].embed_tokens.weight.dtype == torch.bfloat16
+
+
+def test_no_texts_are_refused(retriever: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="no texts"):
+        open_encoder(retriever(), "torch", "float32", 64).documents([])
+
+
 def test_more_texts_than_a_chunk_keep_their_order(retriever: Callable[..., Path]) -> None:
     encoder = open_encoder(retriever(), "torch", "float32", 256)
     texts = [f"{number} {'x' * (number % 7)}" for number in range(CHUNK + 9)]
@@ -101,7 +119,7 @@ def test_torch_has_no_int8(retriever: Callable[..., Path]) -> None:
 def test_a_missing_retriever_and_a_missing_graph_name_the_stage_that_makes_them(
     retriever: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(EffirError, match=r"modules\.json is missing: run `dvc repro finetune`"):
+    with pytest.raises(EffirError, match=r"modules\.json is missing: run `dvc repro export`"):
         open_encoder(tmp_path / "nowhere", "torch", "float32", 64)
     with pytest.raises(EffirError, match=r"model\.xml is missing: run `dvc repro export`"):
         open_encoder(retriever(), "openvino", "int8", 64)

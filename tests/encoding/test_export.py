@@ -1,16 +1,24 @@
 """An exported retriever: the same vectors, the same folder for every other reader, and none that lost its quality."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from effir.compress.loading import load_model
 from effir.data.beir import Collection
-from effir.encoding import export
+from effir.encoding import export, openvino
 from effir.encoding.backends import open_encoder
 from effir.encoding.export import QualityLostError, export_graph, ndcg
+from effir.encoding.peaks import peaks
+from effir.encoding.pooled import PooledDecoder
+from effir.encoding.texts import TextReader
+from effir.errors import EffirError
 from effir.retriever import encode_documents, open_retriever
 from tests.encoding.conftest import TEXTS
 
@@ -53,6 +61,52 @@ def test_int8_is_near_and_bfloat16_uses_the_float32_graph(retriever: Callable[..
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-2)
         assert (found * exact).sum(axis=1).min() > 0.95
         assert not np.array_equal(found, exact)
+
+
+def test_outliers_are_found_under_the_names_that_the_graph_has(retriever: Callable[..., Path]) -> None:
+    folder = retriever()
+    model = PooledDecoder(load_model(folder)[0], "last", traced=True).eval()
+    tokens = TextReader.open(folder).read(TEXTS, "document")
+    found = peaks(model, tokens)
+    # Three layers of seven products; of the last, those that only the pooled token passes are wrapped.
+    assert len(found) == 21
+    assert "decoder.layers.2.mlp.inner.down_proj" in found
+    assert all(1 <= peak < 100 for peak in found.values())
+    with torch.no_grad():
+        model.decoder.layers[0].mlp.up_proj.weight[5] *= 1e4  # one channel of 32 above all others: the root of 32
+    name = "decoder.layers.0.mlp.down_proj"
+    assert found[name] < peaks(model, tokens)[name]
+
+
+def test_products_with_outliers_keep_their_weights(
+    retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = retriever()
+
+    def int8_weights() -> int:
+        export_graph(folder, "int8", TEXTS, dev, 1.0, 64)
+        return (folder / "openvino/int8/model.xml").read_text().count('element_type="i8"')
+
+    usual = int8_weights()
+    monkeypatch.setattr(openvino, "PEAK", 0.0)  # now all 21 products have outliers, the wrapped ones too
+    assert int8_weights() == usual - 21
+
+
+def test_int8_without_calibration_texts_is_refused(retriever: Callable[..., Path], dev: Collection) -> None:
+    with pytest.raises(EffirError, match="int8 needs calibration texts"):
+        export_graph(retriever(), "int8", (), dev, 1.0, 64)
+
+
+def test_a_graph_is_run_without_importing_torch(retriever: Callable[..., Path], dev: Collection) -> None:
+    folder = retriever()
+    export_graph(folder, "float32", (), dev, 1.0, 64)
+    program = (
+        "import sys; from pathlib import Path; from effir.encoding.backends import open_encoder\n"
+        f"vectors = open_encoder(Path({str(folder)!r}), 'openvino', 'float32', 64).queries(['a'])\n"
+        "print(vectors.shape, sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(1, 16) []"
 
 
 def test_the_folder_still_opens_as_before(retriever: Callable[..., Path], dev: Collection) -> None:
