@@ -11,6 +11,7 @@ JAX stays out of training on purpose: it re-implements, and names, half of what 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -147,8 +148,10 @@ def install_apidocs(part: Part, into: Path, cache: Path) -> Collection:
     """
     entries: dict[str, ApiEntry] = {}
     queries = ApiQueries({}, {})
-    for package in PACKAGES[part]:
-        found = documented(read_package(fetch(package.source, cache), package.name))
+    with ThreadPoolExecutor(4) as threads:  # to fetch is to wait
+        wheels = list(threads.map(lambda package: fetch(package.source, cache), PACKAGES[part]))
+    for package, wheel in zip(PACKAGES[part], wheels, strict=True):
+        found = documented(read_package(wheel, package.name))
         entries |= found
         asked = package_queries(found)
         queries = ApiQueries(queries.texts | asked.texts, queries.judgements | asked.judgements)
