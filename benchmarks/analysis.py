@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,13 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from benchmarks.processes import apart
+from benchmarks.processes import apart, forget_peak, peak_memory
 from benchmarks.table import ratio, save, times
 from effir.compress.importance import measure_importance
 from effir.compress.loading import load_model, token_batches
 from effir.compress.modeling import norms_of
 from effir.data.calibration import load_calibration
-from effir.evaluation.cost import peak_memory
 from effir.packed import pack
 from stages.paths import BASE, CALIBRATION
 
@@ -99,7 +97,7 @@ def measure(way: str, texts: int) -> dict[str, Any]:
         token_batches(tokenizer, load_calibration(CALIBRATION, texts), max_tokens=MAX_TOKENS, batch_size=BATCH)
     )
     model(**{key: value[:1, :4] for key, value in batches[0].items()})  # what is loaded at the first call
-    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak
+    forget_peak()
     held, started = peak_memory(), perf_counter()
     scores = WAYS[way](model, batches)
     return {"seconds": perf_counter() - started, "memory_bytes": peak_memory() - held, "scores": scores}

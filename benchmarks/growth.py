@@ -9,10 +9,9 @@ from typing import Any
 
 import click
 
-from benchmarks.processes import apart
+from benchmarks.processes import apart, forget_peak, peak_memory
 from benchmarks.table import save
 from effir.data.beir import open_collection
-from effir.evaluation.cost import peak_memory
 from effir.search import build_index
 from effir.shards import Encoder, Entry, Vectors
 from stages.paths import EVAL, RETRIEVER
@@ -45,7 +44,7 @@ def build(size: int, factory: str, folder: Path) -> dict[str, Any]:
     """Index so many documents; memory is this process's, ``start_bytes`` what it held with the model alone."""
     encode = encoder()
     encode(["a text that makes the model allocate what it needs"])
-    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak, which opening the model left high
+    forget_peak()  # which opening the model left high
     started = peak_memory()
     highest = partial(_noting, encode, encoded := [0])
     into = folder / "index"

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from psutil import Process
 
-from benchmarks.processes import apart
+from benchmarks.processes import apart, peak_memory
 from benchmarks.table import save
-from effir.evaluation.cost import alternate, peak_memory
+from effir.evaluation.cost import alternate
 from effir.files import require
 from effir.search import SearchIndex, build_index, open_index
 from effir.shards import Entry, Vectors

@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-from effir.evaluation.cost import peak_memory
+from benchmarks.processes import peak_memory
 
 Encode = Callable[[list[str]], Any]
 Contender = Callable[[], tuple[Encode, Encode]]

@@ -1,8 +1,6 @@
 """Measured cost: time side by side with the base model in one process, bytes, memory, and what arithmetic predicts."""
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,12 +143,6 @@ def bytes_on_disk(folder: Path, pattern: str = "*.safetensors") -> int:
     if not sizes:
         raise EffirError(f"{folder} holds no {pattern}: run `dvc repro` to make it")
     return sum(sizes)
-
-
-def peak_memory() -> int:
-    """Return the most bytes of memory that this process ever held (Linux carries over what started it, if larger)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def cost_report(base: Measured, cut: Measured, served: Served, *, context: int, threads: int) -> dict[str, float]:

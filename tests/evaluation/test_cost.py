@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from effir.errors import EffirError
@@ -18,7 +17,6 @@ from effir.evaluation.cost import (
     compare_speed,
     cost_report,
     one_at_a_time,
-    peak_memory,
     speedup,
 )
 
@@ -107,14 +105,6 @@ def test_bytes_on_disk_adds_up_what_matches_at_every_depth(tmp_path: Path) -> No
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EffirError, match=r"nowhere holds no \*\.safetensors: run `dvc repro`"):
         bytes_on_disk(tmp_path / "nowhere")
-
-
-def test_peak_memory_is_in_bytes_and_remembers() -> None:
-    ballast = bytearray(b"\x01") * 300_000_000
-    held = psutil.Process().memory_info().rss
-    assert len(ballast) == 300_000_000 <= held
-    del ballast
-    assert 0.95 * held <= peak_memory() < psutil.virtual_memory().total
 
 
 def test_the_report_compares_the_cut_with_the_base() -> None:
