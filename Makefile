@@ -13,8 +13,9 @@ export MLFLOW_DISABLE_TELEMETRY := true
 repro: $(READY)
 	dvc repro
 
+# A process a core, each computing on one: most tests wait for imports and for processes that they start.
 test: $(READY)
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	ruff check .

@@ -47,17 +47,7 @@ def open_graph(folder: Path, reader: TextReader, precision: str, budget: int) ->
 
     One thread at a time may encode: all batches go through one request.
     """
-    import openvino
-
-    core = openvino.Core()
-    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    bfloat16 = precision == "bfloat16" or (precision in ("auto", "int8") and native)
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all cores
-        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-    }
-    compiled = core.compile_model(str(require(folder / GRAPH, made_by="export")), "CPU", settings)
-    request = compiled.create_infer_request()  # one, so that a batch allocates nothing but its result
+    request = compiled_graph(folder, precision).create_infer_request()  # one: a batch allocates only its result
 
     def forward(tokens: Tokens, lengths: Tokens) -> Vectors:
         if len(tokens) == 1:
@@ -67,6 +57,20 @@ def open_graph(folder: Path, reader: TextReader, precision: str, budget: int) ->
         return vectors
 
     return TextEncoder(reader, forward, budget)
+
+
+def compiled_graph(folder: Path, precision: str, **settings: object) -> Any:
+    """Compile a graph for this processor; ``settings`` are OpenVINO's own and overrule effir's."""
+    import openvino
+
+    core = openvino.Core()
+    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    bfloat16 = precision == "bfloat16" or (precision in ("auto", "int8") and native)
+    usual = {
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all cores
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+    }
+    return core.compile_model(str(require(folder / GRAPH, made_by="export")), "CPU", {**usual, **settings})
 
 
 def _traced(model: Any) -> Any:

@@ -81,7 +81,7 @@ class Served:
 
 
 def compare_speed(candidates: Mapping[str, Encoder], texts: Sequence[str], *, rounds: int) -> dict[str, Timing]:
-    """Time every candidate on the same texts, taking turns: A, B, B, A, A, B, ... after one warm-up call each.
+    """Time every candidate on the same texts, taking turns: A, B, B, A, A, B, ... after a warm-up on two texts each.
 
     Turns spread what else the machine does over all candidates, and swapped turns keep the second from always meeting
     the warmer cache. An encoder must return finished vectors (on the CPU), not a promise of them. For latency wrap it
@@ -89,7 +89,9 @@ def compare_speed(candidates: Mapping[str, Encoder], texts: Sequence[str], *, ro
     """
     if rounds < 1 or not texts:
         raise EffirError(f"a timing needs at least 1 round and 1 text, got {rounds} rounds and {len(texts)} texts")
-    seconds = alternate({name: partial(_encode, encode, texts) for name, encode in candidates.items()}, rounds)
+    for encode in candidates.values():
+        _encode(encode, texts[:2])
+    seconds = take_turns({name: partial(_encode, encode, texts) for name, encode in candidates.items()}, rounds)
     return {name: Timing(tuple(took), len(texts)) for name, took in seconds.items()}
 
 
@@ -98,9 +100,14 @@ def _encode(encode: Encoder, texts: Sequence[str]) -> None:
 
 
 def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time every candidate in turn, A, B, B, A, ..., after a warm-up each: seconds a round, in the rounds' order."""
+    """:func:`take_turns` after a warm-up each, which is the same work once more."""
     for run in candidates.values():
         run()
+    return take_turns(candidates, rounds)
+
+
+def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time every candidate in turn, A, B, B, A, ...: seconds a round, in the rounds' order."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     turn = list(candidates)
     for _ in range(rounds):

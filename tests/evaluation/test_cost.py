@@ -69,6 +69,12 @@ def test_an_encoder_gets_every_text_and_cannot_spoil_the_next_ones() -> None:
     assert got == [["x", "y"]] * 4
 
 
+def test_the_warm_up_takes_two_texts_and_the_rounds_take_all() -> None:
+    got: list[list[str]] = []
+    compare_speed({"A": got.append}, ["x", "y", "z"], rounds=2)
+    assert got == [["x", "y"], ["x", "y", "z"], ["x", "y", "z"]]
+
+
 def test_one_at_a_time_hands_over_single_texts() -> None:
     got: list[list[str]] = []
     one_at_a_time(got.append)(["x", "y", "z"])
