@@ -23,9 +23,10 @@ from effir.frozen import frozen_products
 from effir.packed import pack
 from effir.params import Params, load_params
 from effir.precision import arithmetic, uses_bfloat16
+from effir.ranking import ranking_loss
 from effir.restoration import RestorationLoss
 from effir.retriever import build_retriever
-from effir.training import add_adapters, info_nce
+from effir.training import add_adapters
 from stages.paths import BASE, DEPTH, RESTORED, TRAIN, WIDTH
 from stages.settings import gate_schedule, healing_adapters, healing_schedule, restoring_schedule, retriever_settings
 
@@ -141,7 +142,7 @@ def gates(params: Params) -> Iterator[Step]:
         found = context.__enter__()
         if weights:
             model.requires_grad_(True)
-        loss = SlimmingLoss(info_nce(model, params.finetune.temperature), list(found.values()), 1e-8, 5.0)
+        loss = SlimmingLoss(ranking_loss(model, params.finetune.temperature), list(found.values()), 1e-8, 5.0)
         held = Frozen(model, arithmetic(schedule.precision)) if packed else nullcontext()
         yield Step(
             "gates",
@@ -164,7 +165,7 @@ def healing(params: Params, compiled: bool) -> Iterator[Step]:
         if way == "torch.compile":
             model[0].model.compile(dynamic=True)
         held = Frozen(model, arithmetic(schedule.precision)) if way == OURS else nullcontext()
-        loss = info_nce(model, params.finetune.temperature)
+        loss = ranking_loss(model, params.finetune.temperature)
         yield Step("healing", way, stepping(model, loss, columns, bfloat16, held), flops, columns)
 
 

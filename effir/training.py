@@ -1,4 +1,4 @@
-"""The ranking loss, and the trainer that restoring, slimming and healing share."""
+"""The trainer that restoring, slimming and healing share."""
 
 import math
 import shutil
@@ -17,17 +17,15 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from effir.buckets import ByLength
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.frozen import frozen_products
 from effir.precision import Precision, arithmetic, uses_bfloat16
+from effir.ranking import Lesson, ranking_loss
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRAINED = "trained.safetensors"
@@ -50,23 +48,6 @@ class Schedule:
     seed: int
 
 
-def info_nce(model: SentenceTransformer, temperature: float) -> nn.Module:
-    """InfoNCE over a query's positive, every other document of the batch, and all hard negatives (EffiR, sec. 3)."""
-    loss: nn.Module = MultipleNegativesRankingLoss(
-        ByLength(model),
-        scale=1 / temperature,
-        similarity_fct=cosine,
-        gather_across_devices=torch.distributed.is_available() and torch.distributed.is_initialized(),
-    )
-    return loss
-
-
-def cosine(queries: Tensor, documents: Tensor) -> Tensor:
-    """Cosines (queries, documents) in float32, also under autocast: a temperature of 0.02 magnifies rounding."""
-    with torch.autocast(queries.device.type, enabled=False):
-        return normalize(queries.float(), dim=-1) @ normalize(documents.float(), dim=-1).T
-
-
 @dataclass(frozen=True)
 class Adapters:
     """LoRA: W + alpha / rank · B A, with B (out, rank) and A (rank, in)."""
@@ -85,12 +66,15 @@ def heal(
     schedule: Schedule,
     checkpoints: Path,
     log: Log,
+    lesson: Lesson | None = None,
 ) -> list[dict[str, float]]:
     """Fine-tune a cut model with LoRA and InfoNCE, in place, and fold the adapters in (EffiR, sec. 3).
 
-    Returns the loss curve, rows of ``step``, ``loss`` and ``learning_rate``; with 0 steps, none and an unhealed model.
+    With a ``lesson``, the teacher's term is added. Returns the loss curve, rows of ``step``, ``loss`` and
+    ``learning_rate``; with 0 steps, none and an unhealed model.
     """
-    return fit_adapters(model, examples, info_nce(model, temperature), adapters, schedule, checkpoints, log)
+    loss = ranking_loss(model, temperature, lesson)
+    return fit_adapters(model, examples, loss, adapters, schedule, checkpoints, log)
 
 
 def fit_adapters(
@@ -143,11 +127,14 @@ def fit(
 
 
 def as_columns(examples: Sequence[Example]) -> Dataset:
-    """Examples as a table with the columns query, positive, negative_1, negative_2, ..."""
-    columns = {"query": [e.query for e in examples], "positive": [e.positive for e in examples]}
+    """Examples as a table with the columns query, positive, negative_1, negative_2, ..., and label: their row."""
+    columns: dict[str, list[Any]] = {
+        "query": [e.query for e in examples],
+        "positive": [e.positive for e in examples],
+    }
     for i in range(len(examples[0].negatives)):
         columns[f"negative_{i + 1}"] = [e.negatives[i] for e in examples]
-    return Dataset.from_dict(columns)
+    return Dataset.from_dict(columns | {"label": list(range(len(examples)))})
 
 
 def add_adapters(model: SentenceTransformer, adapters: Adapters, seed: int) -> None:

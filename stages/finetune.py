@@ -6,10 +6,11 @@ from effir.data.examples import load_examples
 from effir.files import require, write_json
 from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever, save_retriever
+from effir.teacher import load_teacher
 from effir.training import heal
-from stages.paths import HEALED, LOSS, TRAIN, WIDTH
+from stages.paths import HEALED, LOSS, TEACHER, TRAIN, WIDTH
 from stages.program import running
-from stages.settings import healing_adapters, healing_schedule, retriever_settings
+from stages.settings import healing_adapters, healing_schedule, lesson_of, retriever_settings
 
 
 @click.command()
@@ -19,6 +20,7 @@ def main() -> None:
         params = stage.params
         examples = load_examples(require(TRAIN, made_by="download"), "train", params.finetune.negatives)
         model = build_retriever(require(WIDTH, made_by="prune_width"), **retriever_settings(params))
+        teacher = load_teacher(require(TEACHER, made_by="teach"), examples)
         settings = {**params.finetune.model_dump(), **retriever_settings(params)}
         curve = heal(
             model,
@@ -26,8 +28,9 @@ def main() -> None:
             adapters=healing_adapters(params),
             temperature=params.finetune.temperature,
             schedule=healing_schedule(params),
-            checkpoints=checkpoints_for("finetune", settings, [WIDTH, TRAIN]),
+            checkpoints=checkpoints_for("finetune", settings, [WIDTH, TRAIN, TEACHER]),
             log=stage.log,
+            lesson=lesson_of(params, teacher),
         )
         save_retriever(model, HEALED)
         write_json(LOSS, curve)

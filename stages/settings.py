@@ -4,6 +4,7 @@ from typing import Any
 
 from effir.compress.scoring import Scoring
 from effir.params import Params
+from effir.ranking import Lesson, Teacher
 from effir.training import Adapters, Schedule
 
 
@@ -75,3 +76,9 @@ def healing_schedule(params: Params) -> Schedule:
 def healing_adapters(params: Params) -> Adapters:
     """Say what the healing trains."""
     return Adapters(params.finetune.lora_rank, params.finetune.lora_alpha, params.finetune.lora_dropout)
+
+
+def lesson_of(params: Params, teacher: Teacher | None) -> Lesson | None:
+    """Say how much the healing learns from a teacher, if there is one."""
+    finetune = params.finetune
+    return Lesson(teacher, finetune.teacher_weight, finetune.teacher_temperature) if teacher else None

@@ -10,8 +10,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from effir.buckets import ByLength, partition, parts
+from effir.ranking import cosine, ranking_loss
 from effir.retriever import build_retriever
-from effir.training import cosine, info_nce
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,7 +76,7 @@ def test_info_nce_and_its_gradients_are_those_of_whole_batches(model: SentenceTr
         return [value.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
     usual = MultipleNegativesRankingLoss(model, scale=10, similarity_fct=cosine)
-    expected, found = loss_and_gradients(usual), loss_and_gradients(info_nce(model, temperature=0.1))
+    expected, found = loss_and_gradients(usual), loss_and_gradients(ranking_loss(model, temperature=0.1))
     assert len(found) == len(expected) > 10
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5 * other.abs().max().item(), rtol=1e-4)

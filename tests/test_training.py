@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -14,18 +15,18 @@ from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.files import write_json
 from effir.precision import uses_bfloat16
+from effir.ranking import Lesson, cosine, ranking_loss
 from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever, encode_documents
+from effir.teacher import CrossEncoder
 from effir.training import (
     PROJECTIONS,
     Adapters,
     Schedule,
     add_adapters,
     as_columns,
-    cosine,
     fit,
     heal,
-    info_nce,
     merge_adapters,
 )
 
@@ -94,7 +95,7 @@ def test_info_nce_is_the_log_share_of_the_positive_among_all_documents_of_the_ba
     with_negatives = (math.log(math.e**2 + 2 + math.e**-2) - 2 + math.log(2 * math.e**2 + 2) - 2) / 2
     # Without hard negatives both queries see 2 and 0: -log(e^2 / (e^2 + 1)).
     without = math.log(math.e**2 + 1) - 2
-    loss: Any = info_nce(retriever(), temperature=0.5)
+    loss: Any = ranking_loss(retriever(), temperature=0.5)
     found = loss.compute_loss_from_embeddings([queries, positives, negatives], None)
     assert found.item() == pytest.approx(with_negatives, abs=1e-6)
     assert loss.compute_loss_from_embeddings([queries, positives], None).item() == pytest.approx(without, abs=1e-6)
@@ -216,7 +217,7 @@ def test_a_checkpoint_of_other_weights_is_refused(retriever: Callable[[], Senten
         healed(retriever(), tmp_path / "work", dies_at(5))
     bare = retriever()  # without adapters: all of its weights would train
     with pytest.raises(EffirError, match="checkpoint-3 does not fit this model: remove it and run again"):
-        fit(bare, EXAMPLES, info_nce(bare, 0.1), SCHEDULE, tmp_path / "work", lambda step, row: None)
+        fit(bare, EXAMPLES, ranking_loss(bare, 0.1), SCHEDULE, tmp_path / "work", lambda step, row: None)
 
 
 def test_no_steps_leave_the_model_untouched(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
@@ -226,22 +227,40 @@ def test_no_steps_leave_the_model_untouched(retriever: Callable[[], SentenceTran
     assert_same(weights(model), before)
 
 
+def test_a_teacher_is_asked_about_the_very_examples_of_a_batch_and_is_followed(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path
+) -> None:
+    # Of even rows it prefers the first negative to the positive, of odd rows the second.
+    teacher = CrossEncoder(np.array([[0, 1, 0], [0, 0, 1]] * 12, dtype=np.float32))
+    model, lesson = retriever(), Lesson(teacher, weight=20.0, temperature=0.1)
+    schedule = replace(SCHEDULE, steps=60, checkpoint_every=60)
+    work = {"checkpoints": tmp_path / "work", "log": lambda step, row: None}
+    heal(model, EXAMPLES, adapters=ADAPTERS, temperature=0.1, schedule=schedule, lesson=lesson, **work)  # type: ignore[arg-type]
+    chosen = []
+    for example in EXAMPLES:
+        query = encode_documents(model, [model.prompts["query"] + example.query], 1)[0]
+        chosen.append(int((encode_documents(model, [example.positive, *example.negatives], 3) @ query).argmax()))
+    followed = sum(choice == 1 + row % 2 for row, choice in enumerate(chosen))
+    assert followed > 18  # of 24; by chance 8
+
+
 def test_too_few_examples_are_one_sentence(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
     model = retriever()
     with pytest.raises(EffirError, match=r"^3 training examples cannot fill a batch of 4: lower batch_size$"):
-        fit(model, EXAMPLES[:3], info_nce(model, 0.1), SCHEDULE, tmp_path / "work", lambda step, row: None)
+        fit(model, EXAMPLES[:3], ranking_loss(model, 0.1), SCHEDULE, tmp_path / "work", lambda step, row: None)
 
 
 def test_examples_become_columns_in_the_order_that_the_loss_reads() -> None:
     table = as_columns(EXAMPLES[:2])
-    assert table.column_names == ["query", "positive", "negative_1", "negative_2"]
+    assert table.column_names == ["query", "positive", "negative_1", "negative_2", "label"]
     assert table[1] == {
         "query": "what is number 1?",
         "positive": "the number 1 is 1 squared",
         "negative_1": "letter 1",
         "negative_2": "1 words",
+        "label": 1,  # its row, by which a teacher knows it
     }
-    assert as_columns([replace(EXAMPLES[0], negatives=())]).column_names == ["query", "positive"]
+    assert as_columns([replace(EXAMPLES[0], negatives=())]).column_names == ["query", "positive", "label"]
 
 
 def test_checkpoints_are_of_one_stage_its_settings_and_its_inputs(

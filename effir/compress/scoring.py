@@ -20,7 +20,8 @@ from effir.compress.slimming import (
     taylor_scores,
 )
 from effir.data.examples import Example
-from effir.training import Log, Schedule, fit, info_nce
+from effir.ranking import ranking_loss
+from effir.training import Log, Schedule, fit
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def score_channels(
     if scoring.method == "magnitude":
         return magnitude_scores(decoder, _tokenised(model, pairs, schedule))
     with gating(decoder) as gates:
-        ranking = info_nce(model, scoring.temperature)
+        ranking = ranking_loss(model, scoring.temperature)
         if scoring.method == "taylor":
             return taylor_scores(gates, (ranking(columns, None) for columns in _columns(model, pairs, schedule)))
         loss = SlimmingLoss(ranking, list(gates.values()), scoring.l0_weight, scoring.sharpness)

@@ -15,8 +15,9 @@ from effir.encoding.texts import TextReader
 from effir.files import require
 
 GRAPH = "model.xml"
-STEP = 16
-"""A lone query is padded to a multiple of it: a new length costs the runtime more than the padding."""
+ALONE = (16, 32)
+"""Tokens to which a lone text is padded, for each of them there is a graph of its own: where shapes are open, working
+them out at each operator takes longer than a query's arithmetic. Longer texts run as any batch does."""
 PEAK = 100.0
 """A product whose inputs reach so many times their root mean square is not quantised: most of them would become 0."""
 
@@ -45,22 +46,44 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
 def open_graph(folder: Path, reader: TextReader, precision: str, budget: int) -> TextEncoder:
     """Open what :func:`write_graph` wrote in ``folder``; ``precision`` as params.yaml names it.
 
-    One thread at a time may encode: all batches go through one request.
+    One thread at a time may encode: all batches go through one request, lone texts through one a length in ``ALONE``,
+    which is compiled when the first such text comes (a second, and the weights in memory once more).
     """
-    request = compiled_graph(folder, precision).create_infer_request()  # one: a batch allocates only its result
+    batches = compiled_graph(folder, precision).create_infer_request()  # one: a batch allocates only its result
+    alone: dict[int, Any] = {}
+
+    def request_for(length: int) -> Any:
+        if length not in alone:
+            alone[length] = compiled_graph(folder, precision, length).create_infer_request()
+        return alone[length]
 
     def forward(tokens: Tokens, lengths: Tokens) -> Vectors:
-        if len(tokens) == 1:
-            tokens = np.pad(tokens, ((0, 0), (0, -tokens.shape[1] % STEP)))
-        found: Any = request.infer({"input_ids": tokens, "lengths": lengths}, share_inputs=True)[0]
+        padded = padded_alone(tokens)
+        request = batches if padded is None else request_for(padded.shape[1])
+        feed = {"input_ids": tokens if padded is None else padded, "lengths": lengths}
+        found: Any = request.infer(feed, share_inputs=True)[0]
         vectors: Vectors = np.array(found)
         return vectors
 
     return TextEncoder(reader, forward, budget)
 
 
-def compiled_graph(folder: Path, precision: str, **settings: object) -> Any:
-    """Compile a graph for this processor; ``settings`` are OpenVINO's own and overrule effir's."""
+def padded_alone(tokens: Tokens) -> Tokens | None:
+    """Pad a lone text (1, tokens) to the next length that has a graph of its own; None where there is no such length.
+
+    >>> padded_alone(np.ones((1, 17), np.int64)).shape, padded_alone(np.ones((2, 17), np.int64))
+    ((1, 32), None)
+    """
+    count, length = tokens.shape
+    wanted = next((each for each in ALONE if each >= length), None) if count == 1 else None
+    return None if wanted is None else np.pad(tokens, ((0, 0), (0, wanted - length)))
+
+
+def compiled_graph(folder: Path, precision: str, length: int | None = None, **settings: object) -> Any:
+    """Compile a graph for this processor and any batch, or for one text of ``length`` tokens at a time.
+
+    ``settings`` are OpenVINO's own and overrule effir's.
+    """
     import openvino
 
     core = openvino.Core()
@@ -70,7 +93,10 @@ def compiled_graph(folder: Path, precision: str, **settings: object) -> Any:
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all cores
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
     }
-    return core.compile_model(str(require(folder / GRAPH, made_by="export")), "CPU", {**usual, **settings})
+    graph = core.read_model(str(require(folder / GRAPH, made_by="export")))
+    if length:
+        graph.reshape({"input_ids": [1, length], "lengths": [1]})
+    return core.compile_model(graph, "CPU", {**usual, **settings})
 
 
 def _traced(model: Any) -> Any:

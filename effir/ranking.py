@@ -1,0 +1,90 @@
+"""The ranking loss: judgements, and beside them which documents a teacher would prefer, and by how much."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, normalize
+
+from effir.buckets import ByLength
+
+
+class Teacher(Protocol):
+    """What a loss asks of a teacher, whatever it is."""
+
+    def scores(self, rows: Tensor) -> Tensor:
+        """Score the texts of the examples ``rows`` (queries,): float32 (queries, queries x (1 + negatives)).
+
+        Columns are all positives, then all first negatives, and so on: the order of the ranking loss. NaN where the
+        teacher has no opinion.
+        """
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher, the ``weight`` of its term in the loss, and the ``temperature`` by which its scores are divided."""
+
+    teacher: Teacher
+    weight: float
+    temperature: float
+
+
+def ranking_loss(model: SentenceTransformer, temperature: float, lesson: Lesson | None = None) -> nn.Module:
+    """InfoNCE over a query's positive, every other document of the batch, and all hard negatives (EffiR, sec. 3).
+
+    With a ``lesson``, the teacher's term is added.
+    """
+    settings = {
+        "scale": 1 / temperature,
+        "similarity_fct": cosine,
+        "gather_across_devices": torch.distributed.is_available() and torch.distributed.is_initialized(),
+    }
+    loss: nn.Module = (
+        TaughtRanking(ByLength(model), lesson, **settings)
+        if lesson
+        else MultipleNegativesRankingLoss(ByLength(model), **settings)
+    )
+    return loss
+
+
+def cosine(queries: Tensor, documents: Tensor) -> Tensor:
+    """Cosines (queries, documents) in float32, also under autocast: a temperature of 0.02 magnifies rounding."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return normalize(queries.float(), dim=-1) @ normalize(documents.float(), dim=-1).T
+
+
+class TaughtRanking(MultipleNegativesRankingLoss):
+    """InfoNCE plus the divergence from a teacher's distribution over positive, hard and in-batch negatives.
+
+    (EffiR, sec. 3.) Labels are the rows of a batch's examples. With several processes the teacher judges each one's
+    own batch.
+    """
+
+    def __init__(self, model: nn.Module, lesson: Lesson, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self.lesson = lesson
+
+    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
+        """Return the scalar loss of a batch's embeddings, (batch, hidden) a column: query, positive, negatives."""
+        ranking: Tensor = super().compute_loss_from_embeddings(embeddings, labels)
+        found = cosine(embeddings[0], torch.cat(embeddings[1:])) * self.scale
+        wanted = self.lesson.teacher.scores(labels).to(found.device) / self.lesson.temperature
+        return ranking + self.lesson.weight * divergence(found, wanted)
+
+
+def divergence(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over queries of KL(teacher || student), both logits (queries, candidates).
+
+    A candidate of which the teacher has no opinion, NaN in ``wanted``, is left out on both sides.
+
+    >>> divergence(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[3.0, 4.0, torch.nan]])).item()
+    0.0
+    """
+    known = ~wanted.isnan()
+    lowest = torch.finfo(found.dtype).min
+    student = log_softmax(found.masked_fill(~known, lowest), dim=-1)
+    teacher = log_softmax(wanted.masked_fill(~known, lowest), dim=-1)
+    return (teacher.exp() * (teacher - student)).masked_fill(~known, 0).sum(dim=-1).mean()

@@ -1,0 +1,180 @@
+"""A teacher's opinion of training texts, computed once and kept: vectors of a bi-encoder, scores of a cross-encoder."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from effir.data.examples import Example
+from effir.errors import EffirError
+from effir.files import read_json, require, write_json, writing
+from effir.ranking import Teacher
+from effir.shards import Vectors, encode_shards
+
+MANIFEST = "teacher.json"
+SHARD = 512
+"""Texts, or pairs of them, that a killed run has to repeat at most."""
+BATCH = 32
+QUERIES, DOCUMENTS, PAIRS = "queries", "documents", "pairs"
+
+Read = Callable[[list[str]], Vectors]
+
+
+@dataclass(frozen=True)
+class BiEncoder:
+    """Unit vectors of all texts; ``query`` (examples,) and ``document`` (examples, 1 + negatives) are their rows."""
+
+    queries: NDArray[np.float16]
+    documents: NDArray[np.float16]
+    query: NDArray[np.int64]
+    document: NDArray[np.int64]
+
+    def scores(self, rows: Tensor) -> Tensor:
+        """Return cosines of every query with every document of the batch."""
+        chosen = rows.cpu().numpy()
+        asked = np.asarray(self.queries[self.query[chosen]], dtype=np.float32)
+        found = np.asarray(self.documents[self.document[chosen].T.reshape(-1)], dtype=np.float32)
+        return torch.from_numpy(asked @ found.T)
+
+
+@dataclass(frozen=True)
+class CrossEncoder:
+    """Scores of each example's own documents, (examples, 1 + negatives); of nobody else's it has no opinion."""
+
+    own: NDArray[np.float32]
+
+    def scores(self, rows: Tensor) -> Tensor:
+        """Return its scores of each query's own documents, NaN elsewhere."""
+        own = torch.from_numpy(self.own[rows.cpu().numpy()])
+        count, documents = own.shape
+        found = torch.full((count, documents, count), torch.nan)
+        each = torch.arange(count)
+        found[each, :, each] = own
+        return found.reshape(count, documents * count)
+
+
+def teach(source: str, folder: Path, examples: Sequence[Example], into: Path, *, max_tokens: int, work: Path) -> str:
+    """Let the model in ``folder`` read all texts of ``examples`` and keep its opinion as ``into``; returns its kind.
+
+    A folder with ``modules.json`` is a bi-encoder, which is asked for vectors of queries and documents; one whose
+    architecture classifies sequences is a cross-encoder, which is asked for a score a pair of a query and one of its
+    own documents. Texts are cut at ``max_tokens``. A killed run goes on from its last shard in ``work``.
+    EffirError: a folder that is neither.
+    """
+    kind = kind_of(folder)
+    asked = {example.query for example in examples}
+    judged = {text for example in examples for text in (example.positive, *example.negatives)}
+    pairs = {pair for example in examples for pair in _pairs(example)}
+    with writing(into) as draft:
+        draft.mkdir()
+        if kind == "bi-encoder":
+            for name, texts in ((QUERIES, asked), (DOCUMENTS, judged)):
+                _keep(draft, name, sorted(texts), _vectors(folder, name, max_tokens), work, np.float16)
+        else:
+            _keep(draft, PAIRS, sorted(pairs), _judge(folder, max_tokens), work, np.float32)
+        write_json(draft / MANIFEST, {"source": source, "kind": kind, "max_tokens": max_tokens})
+    shutil.rmtree(work, ignore_errors=True)
+    return kind
+
+
+def no_teacher(into: Path) -> None:
+    """Keep that there is none."""
+    with writing(into) as draft:
+        draft.mkdir()
+        write_json(draft / MANIFEST, {"source": ""})
+
+
+def load_teacher(folder: Path, examples: Sequence[Example]) -> Teacher | None:
+    """Open what :func:`teach` kept, for examples whose texts it read; None where there is no teacher.
+
+    EffirError where it read other texts.
+    """
+    manifest = read_json(folder / MANIFEST, made_by="teach")
+    if not manifest["source"]:
+        return None
+    if manifest["kind"] == "cross-encoder":
+        rows = _rows(folder, PAIRS, (pair for example in examples for pair in _pairs(example)))
+        scores: NDArray[np.float32] = np.load(folder / f"{PAIRS}.npy")[rows, 0]
+        return CrossEncoder(scores.reshape(len(examples), -1))
+    documents = _rows(folder, DOCUMENTS, (text for e in examples for text in (e.positive, *e.negatives)))
+    return BiEncoder(
+        np.load(folder / f"{QUERIES}.npy", mmap_mode="r"),
+        np.load(folder / f"{DOCUMENTS}.npy", mmap_mode="r"),
+        _rows(folder, QUERIES, (example.query for example in examples)),
+        documents.reshape(len(examples), -1),
+    )
+
+
+def kind_of(folder: Path) -> str:
+    """Tell ``bi-encoder`` and ``cross-encoder`` apart by their files; EffirError where it is neither."""
+    if (folder / "modules.json").is_file():
+        return "bi-encoder"
+    config = read_json(folder / "config.json", "teach") if (folder / "config.json").is_file() else {}
+    if any("SequenceClassification" in name for name in config.get("architectures") or ()):
+        return "cross-encoder"
+    raise EffirError(
+        f"{folder} is no teacher: finetune.teacher must name a sentence-transformers folder or a cross-encoder"
+    )
+
+
+def _pairs(example: Example) -> list[str]:
+    return [json.dumps([example.query, text]) for text in (example.positive, *example.negatives)]
+
+
+def _vectors(folder: Path, name: str, max_tokens: int) -> Read:
+    from sentence_transformers import SentenceTransformer
+
+    model: Any = SentenceTransformer(str(folder))
+    model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
+    prompt = {QUERIES: "query", DOCUMENTS: "document"}[name]
+    named = {"prompt_name": prompt} if prompt in model.prompts else {}
+    return partial(model.encode, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False, **named)
+
+
+def _judge(folder: Path, max_tokens: int) -> Read:
+    from sentence_transformers import CrossEncoder as Judge
+
+    model: Any = Judge(str(folder), num_labels=1, max_length=max_tokens)
+    plain = torch.nn.Identity()  # logits: the loss has a softmax of its own
+
+    def judge(pairs: list[str]) -> Vectors:
+        texts = [tuple(json.loads(pair)) for pair in pairs]
+        found = model.predict(texts, batch_size=BATCH, activation_fn=plain, show_progress_bar=False)
+        return np.asarray(found, dtype=np.float32).reshape(-1, 1)
+
+    return judge
+
+
+def _keep(into: Path, name: str, texts: Sequence[str], read: Read, work: Path, dtype: Any) -> None:
+    """Write what ``read`` gives for each text, and the digests by which it is found again."""
+    place = work / name
+    shards = list(encode_shards(((str(i), "", text) for i, text in enumerate(texts)), read, place, SHARD))
+    shape = (len(texts), shards[0].dimension)
+    kept = np.lib.format.open_memmap(into / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    for shard in shards:
+        start = shard.number * SHARD
+        kept[start : start + shard.documents] = np.load(shard.vectors(place))
+    kept.flush()
+    (into / f"{name}.txt").write_text("".join(f"{_digest(text)}\n" for text in texts), encoding="ascii")
+
+
+def _rows(folder: Path, name: str, texts: Iterable[str]) -> NDArray[np.int64]:
+    lines = require(folder / f"{name}.txt", made_by="teach").read_text(encoding="ascii").split()
+    row_of = {digest: row for row, digest in enumerate(lines)}
+    try:
+        return np.array([row_of[_digest(text)] for text in texts], dtype=np.int64)
+    except KeyError:
+        raise EffirError(f"{folder} was taught on other texts: run `dvc repro teach`") from None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

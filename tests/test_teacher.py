@@ -1,0 +1,139 @@
+"""A teacher's opinions: of the right texts in the right order, kept once, and of nobody it was not asked about."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+from effir.data.examples import Example
+from effir.errors import EffirError
+from effir.files import write_json
+from effir.retriever import build_retriever, encode_documents, encode_queries, save_retriever
+from effir.teacher import SHARD, load_teacher, no_teacher, teach
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+EXAMPLES = [
+    Example("first?", "the first", ("a second", "a third")),
+    Example("second?", "a second", ("the first", "a fourth")),
+    Example("first?", "also first", ("a third", "a second")),
+]
+
+
+@pytest.fixture
+def bi_encoder(tiny_checkpoint: Callable[[bool], Path], tmp_path: Path) -> Path:
+    model = build_retriever(
+        tiny_checkpoint(False), pooling="mean", query_prompt="q: ", document_prompt="d: ", max_tokens=32
+    )
+    save_retriever(model, tmp_path / "bi")
+    return tmp_path / "bi"
+
+
+@pytest.fixture
+def cross_encoder(tiny_checkpoint: Callable[[bool], Path], tmp_path: Path) -> Path:
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    config = LlamaConfig.from_pretrained(tiny_checkpoint(False), num_labels=1, initializer_range=0.3)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "cross")
+    AutoTokenizer.from_pretrained(tiny_checkpoint(False)).save_pretrained(tmp_path / "cross")
+    return tmp_path / "cross"
+
+
+def test_a_bi_encoder_scores_every_document_of_the_batch_in_the_order_of_the_loss(
+    bi_encoder: Path, tmp_path: Path
+) -> None:
+    assert teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work") == "bi-encoder"
+    teacher = load_teacher(tmp_path / "kept", EXAMPLES)
+    assert teacher is not None
+    found = teacher.scores(torch.tensor([2, 1]))
+    model = SentenceTransformer(str(bi_encoder))
+    # The batch is examples 2 and 1: positives of both, then their first negatives, then their second.
+    documents = ["also first", "a second", "a third", "the first", "a second", "a fourth"]
+    expected = encode_queries(model, ["first?", "second?"], 2) @ encode_documents(model, documents, 2).T
+    assert found.shape == (2, 6)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)  # vectors are kept in float16
+
+
+def test_a_cross_encoder_scores_a_query_s_own_documents_and_no_others(cross_encoder: Path, tmp_path: Path) -> None:
+    kind = teach("here", cross_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    assert kind == "cross-encoder"
+    teacher = load_teacher(tmp_path / "kept", EXAMPLES)
+    assert teacher is not None
+    found = teacher.scores(torch.tensor([0, 1]))
+    judge = CrossEncoder(str(cross_encoder), max_length=32)
+    own = judge.predict(
+        [("first?", "the first"), ("first?", "a second"), ("first?", "a third")], activation_fn=torch.nn.Identity()
+    )
+    np.testing.assert_allclose(found[0, [0, 2, 4]].numpy(), own, atol=1e-5)
+    assert torch.isnan(found[0, [1, 3, 5]]).all()
+    assert torch.isnan(found[1, [0, 2, 4]]).all()
+    assert not torch.isnan(found[1, [1, 3, 5]]).any()
+
+
+def test_fewer_negatives_than_were_taught_need_no_new_reading(bi_encoder: Path, tmp_path: Path) -> None:
+    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    fewer = [Example(e.query, e.positive, e.negatives[:1]) for e in EXAMPLES]
+    some, all_ = (load_teacher(tmp_path / "kept", examples) for examples in (fewer, EXAMPLES))
+    assert some is not None
+    assert all_ is not None
+    rows = torch.tensor([0, 1])
+    torch.testing.assert_close(some.scores(rows), all_.scores(rows)[:, :4])
+
+
+def test_a_killed_teacher_goes_on_where_it_stopped(
+    bi_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = [Example(f"{i}?", f"number {i}", ()) for i in range(SHARD + 3)]
+    read: list[int] = []
+    usual = SentenceTransformer.encode
+
+    def encode(self: SentenceTransformer, texts: list[str], **settings: object) -> object:
+        read.append(len(texts))
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        return usual(self, texts, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SentenceTransformer, "encode", encode)
+    for expected in (KeyboardInterrupt, None):
+        if expected:
+            with pytest.raises(expected):
+                teach("here", bi_encoder, examples, tmp_path / "kept", max_tokens=16, work=tmp_path / "work")
+            assert not (tmp_path / "kept").exists()
+        else:
+            teach("here", bi_encoder, examples, tmp_path / "kept", max_tokens=16, work=tmp_path / "work")
+    assert read == [SHARD, 3, SHARD, 3, 3]  # queries, documents and the kill; then what was missing
+    assert load_teacher(tmp_path / "kept", examples) is not None
+    assert not (tmp_path / "work").exists()
+
+
+def test_without_a_teacher_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    no_teacher(tmp_path / "kept")
+    assert load_teacher(tmp_path / "kept", EXAMPLES) is None
+
+
+def test_texts_that_were_never_read_name_the_command_that_reads_them(bi_encoder: Path, tmp_path: Path) -> None:
+    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    with pytest.raises(EffirError, match="was taught on other texts: run `dvc repro teach`"):
+        load_teacher(tmp_path / "kept", [Example("new?", "the first", ())])
+
+
+def test_a_model_that_is_no_teacher_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "llm").mkdir()
+    write_json(tmp_path / "llm/config.json", {"architectures": ["LlamaForCausalLM"]})
+    with pytest.raises(EffirError, match=r"is no teacher: finetune\.teacher must name"):
+        teach("here", tmp_path / "llm", EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_is_kept_says_where_it_comes_from(bi_encoder: Path, tmp_path: Path) -> None:
+    teach("wheel:x==1/y", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    kept = json.loads((tmp_path / "kept/teacher.json").read_text(encoding="utf-8"))
+    assert kept == {"source": "wheel:x==1/y", "kind": "bi-encoder", "max_tokens": 32}
+    files = {"teacher.json", "queries.npy", "queries.txt", "documents.npy", "documents.txt"}
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == files
