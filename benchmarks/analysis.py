@@ -30,7 +30,7 @@ def streaming(model: Any, batches: Batches) -> Scores:
     """Score as the stage does: packed matrices, sums instead of states."""
     pack(model, torch.float32)
     found = measure_importance(model, batches)
-    return {kind: found.of(kind) for kind in ("attention", "mlp", "block")}
+    return {str(kind): scores for kind, scores in found.scores().items()}
 
 
 def three_passes(model: Any, batches: Batches) -> Scores:

@@ -46,6 +46,9 @@ class DataParams(Section):
 class AnalyzeParams(Section):
     """How the redundancy of sublayers is measured."""
 
+    criterion: Literal["cosine", "one_by_one"] = Field(description="cosine or one_by_one")
+    drop_texts: Count = Field(description="the number of calibration texts that one_by_one reads a candidate")
+    drop_share: Share = Field(description="the share of the sublayers that one_by_one orders")
     texts: Count = Field(description="the number of calibration texts")
     max_tokens: Count = Field(description="the length at which a calibration text is cut, in tokens")
     batch_size: Count = Field(description="calibration texts in a forward pass")
@@ -54,7 +57,7 @@ class AnalyzeParams(Section):
 class PruneParams(Section):
     """What is dropped, and how much of the rest is kept."""
 
-    sublayer: Literal["mlp", "attention", "block"] = Field(description="mlp, attention or block")
+    sublayer: Literal["mlp", "attention", "block", "either"] = Field(description="mlp, attention, block or either")
     depth: Amount = Field(description="the number of sublayers to drop")
     width: Share = Field(description="the share of the remaining MLP channels that is kept")
     method: Literal["slimming", "taylor", "magnitude"] = Field(description="slimming, taylor or magnitude")

@@ -19,6 +19,7 @@ REPORTS = Path("reports")
 PLOTS = REPORTS / "plots"
 METRICS = Path("metrics")
 REDUNDANCY = REPORTS / "redundancy.json"
+ORDER = REPORTS / "drop_order.json"
 SLIMMING = REPORTS / "slimming.json"
 RESTORATION = REPORTS / "restore_loss.json"
 LOSS = REPORTS / "finetune_loss.json"

@@ -1,29 +1,22 @@
-"""Drop the sublayers that change their input least."""
+"""Drop the sublayers that come first in the order that analyze found."""
 
 import click
 
-from effir.compress.importance import Importance, lowest
+from effir.compress.order import Drop, first, without
 from effir.compress.shape import shape_of
 from effir.compress.surgery import cut_checkpoint
 from effir.files import read_json, require
-from stages.paths import BASE, DEPTH, REDUNDANCY
+from stages.paths import BASE, DEPTH, ORDER
 from stages.program import running
 
 
 @click.command()
 def main() -> None:
-    """Drop the prune.depth sublayers that change their input least."""
+    """Drop prune.depth sublayers."""
     with running("prune_depth") as stage:
-        prune = stage.params.prune
-        importance = Importance(**read_json(REDUNDANCY, made_by="analyze"))
-        shape = shape_of(require(BASE, made_by="download"))
-        dropped = lowest(
-            importance.of(prune.sublayer),
-            prune.depth,
-            what=f"{prune.sublayer} sublayers",
-            among=shape.having(prune.sublayer),
-        )
-        shape = shape.without(prune.sublayer, dropped)
+        order = [Drop(**row) for row in read_json(ORDER, made_by="analyze")]
+        dropped = first(order, stage.params.prune.depth)
+        shape = without(shape_of(require(BASE, made_by="download")), dropped)
         cut_checkpoint(BASE, DEPTH, shape)
         stage.run.log_metrics({"depth/dropped": len(dropped), "depth/parameters": shape.parameters(embeddings=False)})
 

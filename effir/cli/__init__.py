@@ -7,6 +7,7 @@ from effir.cli.export import export
 from effir.cli.models import models, promote, rollback
 from effir.cli.profile import profile
 from effir.cli.search import search
+from effir.cli.study import study
 from effir.cli.sweep import sweep
 from effir.errors import EffirError
 
@@ -37,5 +38,5 @@ def main() -> None:
     """
 
 
-for command in (search, export, models, promote, rollback, profile, compare, sweep):
+for command in (search, export, models, promote, rollback, profile, compare, sweep, study):
     main.add_command(command)

@@ -1,6 +1,6 @@
 """Measure: how far each attention, MLP and block turns the residual stream, in one pass (arXiv 2512.20612)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,9 @@ class Importance:
     mlp: list[float]
     block: list[float]
 
-    def of(self, sublayer: Sublayer) -> list[float]:
-        """Return the scores of one kind of sublayer, by layer."""
-        return {"attention": self.attention, "mlp": self.mlp, "block": self.block}[sublayer]
+    def scores(self) -> dict[Sublayer, list[float]]:
+        """Return the scores of each kind of sublayer, by layer."""
+        return {"attention": self.attention, "mlp": self.mlp, "block": self.block}
 
 
 class Recorder:
@@ -124,23 +124,3 @@ def measure_importance(model: Any, batches: Iterable[Mapping[str, Tensor]]) -> I
     finally:
         model.train(training)
     return recorder.importance()
-
-
-def lowest(
-    scores: Sequence[float], count: int, what: str = "sublayers", among: Sequence[int] | None = None
-) -> list[int]:
-    """Choose the ``count`` layers of lowest score, ascending; of equals the first. EffirError where there are fewer.
-
-    ``what`` names the candidates in the error; ``among`` restricts the choice, to layers that still have a sublayer.
-
-    >>> lowest([0.9, 0.1, 0.5, 0.2], count=2)
-    [1, 3]
-    >>> lowest([0.9, 0.1, 0.5, 0.2], count=2, among=[0, 2, 3])
-    [2, 3]
-    """
-    candidates = range(len(scores)) if among is None else among
-    if not 0 <= count <= len(candidates):
-        raise EffirError(
-            f"prune.depth is {count}, but the model has {len(candidates)} {what}: choose 0 to {len(candidates)}"
-        )
-    return sorted(sorted(candidates, key=lambda layer: (scores[layer], layer))[:count])

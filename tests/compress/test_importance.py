@@ -1,6 +1,5 @@
 """One pass scores every sublayer as a naive reading of all hidden states does."""
 
-import doctest
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,8 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-import effir.compress.importance
-from effir.compress.importance import Importance, Recorder, lowest, measure_importance, recording
+from effir.compress.importance import Recorder, measure_importance, recording
 from effir.compress.shape import shape_of
 from effir.compress.surgery import cut_checkpoint
 from effir.errors import EffirError
@@ -58,8 +56,8 @@ def test_padding_has_no_effect(whole: Path, batch: Batch) -> None:
     model = AutoModel.from_pretrained(whole).eval()
     alone = [{k: v[i : i + 1, :length] for k, v in batch.items()} for i, length in enumerate((9, 6, 3))]
     together, apart = measure_importance(model, [batch]), measure_importance(model, alone)
-    for sublayer in ("attention", "mlp", "block"):
-        assert together.of(sublayer) == pytest.approx(apart.of(sublayer), abs=1e-6)
+    for sublayer, scores in together.scores().items():
+        assert scores == pytest.approx(apart.scores()[sublayer], abs=1e-6)
 
 
 def test_a_dropped_sublayer_scores_zero(whole: Path, tmp_path: Path, batch: Batch) -> None:
@@ -120,22 +118,3 @@ def test_nothing_to_measure_on_and_broken_numbers_are_said(
         model.layers[2].mlp.down_proj.weight.fill_(float("inf"))
     with pytest.raises(EffirError, match="layer 2 computes numbers that are not finite"):
         measure_importance(model, [batch])
-
-
-def test_the_lowest_come_first_and_ties_go_to_the_lower_layer() -> None:
-    assert doctest.testmod(effir.compress.importance).failed == 0
-    assert lowest([0.2, 0.1, 0.2, 0.2], count=3) == [0, 1, 2]
-    assert lowest([0.2, 0.1], count=0) == []
-
-
-def test_more_than_there_are_is_one_sentence() -> None:
-    sentence = "prune.depth is 31, but the model has 30 mlp sublayers: choose 0 to 30"
-    with pytest.raises(EffirError, match=sentence):
-        lowest([0.1] * 30, count=31, what="mlp sublayers")
-    with pytest.raises(EffirError, match=r"prune\.depth is -1"):
-        lowest([0.1] * 30, count=-1)
-
-
-def test_an_unknown_sublayer_has_no_score() -> None:
-    with pytest.raises(KeyError):
-        Importance(1, 1, [0.0], [0.0], [0.0]).of("norm")  # type: ignore[arg-type]
