@@ -66,7 +66,8 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
         (
             "prune.sublayer",
             "norm",
-            "prune.sublayer: input should be 'mlp', 'attention', 'block' or 'either', got 'norm'; it is mlp, attention, block or either",
+            "prune.sublayer: input should be 'mlp', 'attention', 'block' or 'either', got 'norm'; "
+            "it is mlp, attention, block or either",
         ),
         (
             "prune.depth",

@@ -6,6 +6,7 @@ from effir.cli.compare import compare
 from effir.cli.export import export
 from effir.cli.models import models, promote, rollback
 from effir.cli.profile import profile
+from effir.cli.report import report
 from effir.cli.search import search
 from effir.cli.study import study
 from effir.cli.sweep import sweep
@@ -38,5 +39,5 @@ def main() -> None:
     """
 
 
-for command in (search, export, models, promote, rollback, profile, compare, sweep, study):
+for command in (search, export, models, promote, rollback, profile, compare, sweep, study, report):
     main.add_command(command)

@@ -1,0 +1,22 @@
+"""`effir report`: the tables and pictures of all studies."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--results", type=click.Path(path_type=Path), default=Path("studies/results"), show_default=True)
+def report(results: Path) -> None:
+    """Write a table and a picture beside the JSON of every study, from that alone.
+
+    Example: effir report
+    """
+    from effir.errors import EffirError
+    from effir.study_report import report as write
+
+    written = write(results)
+    if not written:
+        raise EffirError(f"{results} holds no results: run `effir study studies/direct.yaml`")
+    for path in written:
+        click.echo(path)

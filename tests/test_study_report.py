@@ -1,0 +1,71 @@
+"""A study's page: every run with its size, its figures, and a paired test; a picture that opens."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from effir.files import write_json
+from effir.study_report import picture, report, table, variant_of
+
+
+def row(name: str, share: float, score: float, queries: int = 20) -> dict[str, Any]:
+    scores = {f"q{i}": score + 0.01 * (i % 3) for i in range(queries)}
+    middle = sum(scores.values()) / queries
+    figures = {"ndcg_at_10": middle, "ndcg_at_10_low": middle - 0.05, "ndcg_at_10_high": middle + 0.05}
+    cost = {"parameters_without_embeddings": 1e8 * share, "kept_share": share}
+    return {
+        "name": name,
+        "settings": {"prune.depth": 2},
+        "experiment": f"e-{name}",
+        "quality": {"tiny": figures},
+        "scores": {"tiny": scores},
+        "cost": cost,
+    }
+
+
+ROWS = [row("full", 1.0, 0.6), row("mlp-2", 0.9, 0.5), row("mlp-10", 0.6, 0.2), row("block-2", 0.93, 0.55)]
+
+
+def test_the_table_has_a_line_a_run_with_a_paired_test_against_the_first() -> None:
+    lines = table("direct", "Which?", [variant_of(each) for each in ROWS]).splitlines()
+    assert lines[0] == "# Which?"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert cells[0] == ["run", "parameters", "nDCG@10 tiny", "less full, tiny"]
+    assert [line[0] for line in cells[2:]] == ["full", "mlp-2", "mlp-10", "block-2"]
+    assert cells[3][1] == "90.0 M (90.0%)"
+    assert cells[2][3] == ""
+    assert re.fullmatch(
+        r"-0\.100 \(-0\.100 to -0\.100\), p 0\.0003", cells[3][3]
+    )  # 1 of 10,001 patterns, times 3 tests
+    assert "- `mlp-2`: `prune.depth=2`" in lines
+
+
+def test_runs_of_one_way_make_one_curve_from_small_to_large() -> None:
+    axes = picture("Which?", [variant_of(each) for each in ROWS]).axes[0]
+    drawn = {container.get_label(): container.lines[0].get_xdata().tolist() for container in axes.containers}  # type: ignore[union-attr]
+    assert drawn == {"full": [100.0], "mlp": [60.0, 90.0], "block": [93.0]}
+
+
+def test_every_study_gets_its_page_and_picture_the_same_bytes_again(tmp_path: Path) -> None:
+    write_json(tmp_path / "direct.json", {"question": "Which?", "rows": ROWS})
+    written = report(tmp_path)
+    assert [path.name for path in written] == ["direct.md", "direct.png"]
+    before = [path.read_bytes() for path in written]
+    with Image.open(tmp_path / "direct.png") as image:
+        assert image.width > 500
+    report(tmp_path)
+    assert [path.read_bytes() for path in written] == before
+
+
+def test_no_results_write_nothing(tmp_path: Path) -> None:
+    assert report(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["scores", "quality", "cost"])
+def test_a_row_without_its_figures_is_no_row(missing: str) -> None:
+    with pytest.raises(KeyError):
+        variant_of({key: value for key, value in ROWS[0].items() if key != missing})
