@@ -97,6 +97,7 @@ class FinetuneParams(Section):
 
     steps: Amount = Field(description="optimiser steps; 0 leaves the model unhealed")
     batch_size: Annotated[int, Field(ge=2)] = Field(description="queries in a step, two or more: in-batch negatives")
+    mini_batch: Amount = Field(description="texts of which activations are held at a time; 0 holds the whole batch")
     negatives: Annotated[int, Field(ge=0, le=32)] = Field(description="hard negatives a query, at most data.negatives")
     learning_rate: Positive = Field(description="the peak learning rate of the adapters")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(description="the share of steps in which the rate rises")

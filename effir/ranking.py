@@ -5,7 +5,10 @@ from typing import Any, Protocol
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
@@ -32,10 +35,13 @@ class Lesson:
     temperature: float
 
 
-def ranking_loss(model: SentenceTransformer, temperature: float, lesson: Lesson | None = None) -> nn.Module:
+def ranking_loss(
+    model: SentenceTransformer, temperature: float, lesson: Lesson | None = None, mini_batch: int = 0
+) -> nn.Module:
     """InfoNCE over a query's positive, every other document of the batch, and all hard negatives (EffiR, sec. 3).
 
-    With a ``lesson``, the teacher's term is added.
+    With a ``lesson``, the teacher's term is added. With a ``mini_batch``, activations of so many texts are held at a
+    time, and every text is read twice; the loss and its gradients are the same.
     """
     settings = {
         "scale": 1 / temperature,
@@ -47,7 +53,7 @@ def ranking_loss(model: SentenceTransformer, temperature: float, lesson: Lesson 
         if lesson
         else MultipleNegativesRankingLoss(ByLength(model), **settings)
     )
-    return loss
+    return CachedRanking(model, loss, mini_batch) if mini_batch else loss
 
 
 def cosine(queries: Tensor, documents: Tensor) -> Tensor:
@@ -73,6 +79,23 @@ class TaughtRanking(MultipleNegativesRankingLoss):
         found = cosine(embeddings[0], torch.cat(embeddings[1:])) * self.scale
         wanted = self.lesson.teacher.scores(labels).to(found.device) / self.lesson.temperature
         return ranking + self.lesson.weight * divergence(found, wanted)
+
+
+class CachedRanking(CachedMultipleNegativesRankingLoss):
+    """A ranking loss in the memory of a mini-batch, by gradients that are kept (Gao et al., 2021, "GradCache")."""
+
+    def __init__(self, model: SentenceTransformer, whole: Any, mini_batch: int) -> None:
+        super().__init__(model, mini_batch_size=mini_batch)
+        self.model, self.loss = whole.model, whole
+
+    def calculate_loss(
+        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
+    ) -> Tensor:
+        """Return the loss of a batch whose columns were embedded piece by piece, (texts, hidden) each."""
+        loss: Tensor = self.loss.compute_loss_from_embeddings([torch.cat(pieces) for pieces in reps], labels)
+        if with_backward:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach() if with_backward else loss
 
 
 def divergence(found: Tensor, wanted: Tensor) -> Tensor:

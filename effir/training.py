@@ -67,13 +67,14 @@ def heal(
     checkpoints: Path,
     log: Log,
     lesson: Lesson | None = None,
+    mini_batch: int = 0,
 ) -> list[dict[str, float]]:
     """Fine-tune a cut model with LoRA and InfoNCE, in place, and fold the adapters in (EffiR, sec. 3).
 
-    With a ``lesson``, the teacher's term is added. Returns the loss curve, rows of ``step``, ``loss`` and
-    ``learning_rate``; with 0 steps, none and an unhealed model.
+    ``lesson`` and ``mini_batch`` are :func:`effir.ranking.ranking_loss`'s. Returns the loss curve, rows of ``step``,
+    ``loss`` and ``learning_rate``; with 0 steps, none and an unhealed model.
     """
-    loss = ranking_loss(model, temperature, lesson)
+    loss = ranking_loss(model, temperature, lesson, mini_batch)
     return fit_adapters(model, examples, loss, adapters, schedule, checkpoints, log)
 
 

@@ -31,6 +31,7 @@ def main() -> None:
             checkpoints=checkpoints_for("finetune", settings, [WIDTH, TRAIN, TEACHER]),
             log=stage.log,
             lesson=lesson_of(params, teacher),
+            mini_batch=params.finetune.mini_batch,
         )
         save_retriever(model, HEALED)
         write_json(LOSS, curve)

