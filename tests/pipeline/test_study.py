@@ -1,0 +1,53 @@
+"""`effir study` and `effir report` over the real pipeline: a healed model, cut by a list of runs, and its page."""
+
+import sys
+from typing import Any
+
+import pytest
+
+from tests.pipeline.conftest import Project
+
+pytestmark = pytest.mark.pipeline
+
+STUDY = """
+question: What does a healed model bear to lose?
+start: full
+settings: {restore.steps: 0, prune.width: 1.0, finetune.steps: 0, analyze.criterion: one_by_one, analyze.drop_texts: 4}
+runs:
+  full: {prune.depth: 0, prune.width: 1.0, finetune.teacher: .effir/teacher}
+  either-3: {prune.sublayer: either, prune.depth: 3}
+"""
+
+
+def test_a_study_runs_from_a_healed_taught_model_and_is_reported(project: Project) -> None:
+    # The model that the pipeline has just made teaches the next one.
+    project.succeed("cp", "-rL", "models/retriever", ".effir/teacher")
+    (project.root / "studies/tiny.yaml").write_text(STUDY, encoding="utf-8")
+    said = project.succeed(sys.executable, "-m", "effir.cli", "study", "studies/tiny.yaml")
+    assert "either-3: tiny " in said
+    found: Any = project.json("studies/results/tiny.json")
+    full, cut = found["rows"]
+    assert (full["name"], cut["name"]) == ("full", "either-3")
+    assert full["cost"]["kept_share"] == 1
+    assert cut["settings"]["model.base"] == ".effir/studies/tiny-full"
+    assert cut["cost"]["kept_share"] < 1
+    assert len(cut["scores"]["tiny"]) == 20
+
+    params, lock = (project.git("show", f"refs/exps/{ref}:{name}") for ref, name in _files(project))
+    assert ".effir/teacher" in params
+    assert "data/teacher" in lock
+
+    again = project.succeed(sys.executable, "-m", "effir.cli", "study", "studies/tiny.yaml")
+    assert "Running" not in again
+    assert project.json("studies/results/tiny.json") == found
+    project.succeed(sys.executable, "-m", "effir.cli", "report")
+    page = (project.root / "studies/results/tiny.md").read_text(encoding="utf-8")
+    assert page.startswith("# What does a healed model bear to lose?")
+    assert (project.root / "studies/results/tiny.png").stat().st_size > 10_000
+    project.succeed("git", "clean", "--force", "studies")
+
+
+def _files(project: Project) -> list[tuple[str, str]]:
+    listed = project.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+    (ref,) = [name.removeprefix("refs/exps/") for name in listed if name.endswith("/tiny-full")]
+    return [(ref, "params.yaml"), (ref, "dvc.lock")]
