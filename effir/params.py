@@ -34,7 +34,9 @@ class ModelParams(Section):
 class DataParams(Section):
     """What to calibrate, train and evaluate on."""
 
-    train: Name = Field(description="apidocs, a BEIR set with a train split, or a name of data.collections")
+    train: Name | Annotated[dict[Name, Positive], Field(min_length=1)] = Field(
+        description="apidocs, a BEIR set with a train split, a name of data.collections, or several with their weights"
+    )
     negatives: Annotated[int, Field(ge=1, le=32)] = Field(description="hard negatives mined for each training query")
     calibration: str = Field(description="train (the training corpus) or the source of a JSON-lines file with `text`")
     dev: Name = Field(description="the set on which choices are checked, a name as in data.eval")

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from effir.data.apidocs import Part, install_apidocs
 from effir.data.beir import Collection, install_collection
 from effir.data.examples import write_negatives
+from effir.data.mixture import mix
 from effir.errors import EffirError
 
 TRAINING: Mapping[str, Part] = {"apidocs": "train", "apidocs-small": "small-train"}
@@ -13,16 +15,29 @@ EVALUATION: Mapping[str, Part] = {"apidocs": "test", "apidocs-dev": "dev", "apid
 
 
 def install_training(
-    name: str, into: Path, *, negatives: int, mirror: str, collections: Mapping[str, str], cache: Path
+    wanted: str | Mapping[str, float],
+    into: Path,
+    *,
+    negatives: int,
+    mirror: str,
+    collections: Mapping[str, str],
+    cache: Path,
 ) -> Collection:
-    """Bring the training collection and mine ``negatives`` hard negatives for each query of its train split."""
-    if name in TRAINING:
-        collection = install_apidocs(TRAINING[name], into, cache)
+    """Bring the training collection, or mix several by weight, and mine ``negatives`` hard negatives for each query."""
+
+    def bring(name: str, folder: Path) -> Collection:
+        if name in TRAINING:
+            return install_apidocs(TRAINING[name], folder, cache)
+        return install_collection(name, folder, mirror=mirror, collections=collections, cache=cache)
+
+    if isinstance(wanted, str):
+        collection = bring(wanted, into)
     else:
-        collection = install_collection(name, into, mirror=mirror, collections=collections, cache=cache)
+        with TemporaryDirectory(dir=cache) as scratch:
+            collection = mix({name: bring(name, Path(scratch) / name) for name in wanted}, wanted, into)
     if "train" not in collection.splits:
         raise EffirError(
-            f"data.train: {name} has no train split, only {', '.join(collection.splits)}: name another set"
+            f"data.train: {wanted} has no train split, only {', '.join(collection.splits)}: name another set"
         )
     write_negatives(collection, "train", negatives)
     return collection

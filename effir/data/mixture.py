@@ -1,0 +1,53 @@
+"""Several training collections as one, in given shares."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from effir.data.beir import Collection, Document, write_collection
+from effir.errors import EffirError
+
+SPLIT = "train"
+
+
+def shares(counts: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
+    """Say how many of each part's ``counts`` to take, in proportion to ``weights`` and as many as there are.
+
+    >>> shares({"a": 100, "b": 1000}, {"a": 1, "b": 2})
+    {'a': 100, 'b': 200}
+    """
+    most = min(count / weights[name] for name, count in counts.items())
+    return {name: max(1, round(most * weights[name])) for name in counts}
+
+
+def mix(parts: Mapping[str, Collection], weights: Mapping[str, float], into: Path) -> Collection:
+    """Write one collection of the train splits of ``parts``: all documents, and queries in proportion to ``weights``.
+
+    Ids become ``<part>/<id>``. Of a part that has more queries than its share, those whose id has the lowest SHA-256
+    are taken. Corpora are streamed. EffirError where a part has no train split.
+    """
+    for name, part in parts.items():
+        if SPLIT not in part.splits:
+            raise EffirError(f"data.train: {name} has no train split, only {', '.join(part.splits)}: name another set")
+    asked = {name: part.queries(SPLIT) for name, part in parts.items()}
+    wanted = shares({name: len(queries) for name, queries in asked.items()}, weights)
+    chosen = {name: _drawn(queries, wanted[name]) for name, queries in asked.items()}
+    queries = {f"{name}/{id_}": text for name, texts in chosen.items() for id_, text in texts.items()}
+    judged = {
+        f"{name}/{query}": {f"{name}/{document}": grade for document, grade in grades.items()}
+        for name, part in parts.items()
+        for query, grades in part.judgements(SPLIT).items()
+        if query in chosen[name]
+    }
+    return write_collection(into, _documents(parts), queries, {SPLIT: judged})
+
+
+def _drawn(queries: Mapping[str, str], count: int) -> dict[str, str]:
+    ranked = sorted(queries, key=lambda id_: hashlib.sha256(id_.encode()).digest())
+    kept = set(ranked[:count])
+    return {id_: text for id_, text in queries.items() if id_ in kept}
+
+
+def _documents(parts: Mapping[str, Collection]) -> Iterator[Document]:
+    for name, part in parts.items():
+        yield from (Document(f"{name}/{d.id}", d.title, d.text) for d in part.documents())
