@@ -107,6 +107,7 @@ class FinetuneParams(Section):
     teacher: str = Field(description='the source of a teacher, e.g. hub:… or wheel:…, or "" for none')
     teacher_weight: Annotated[float, Field(ge=0)] = Field(description="the weight of the teacher's term in the loss")
     teacher_temperature: Positive = Field(description="what the teacher's scores are divided by")
+    teacher_margin: float = Field(description="how far below the positive a hard negative must lie by the teacher")
     lora_rank: Count = Field(description="the rank of the adapters")
     lora_alpha: Positive = Field(description="the scale of the adapters times their rank")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="dropout before the adapters")

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
@@ -16,7 +18,11 @@ from effir.buckets import ByLength
 
 
 class Teacher(Protocol):
-    """What a loss asks of a teacher, whatever it is."""
+    """What is asked of a teacher, whatever it is."""
+
+    @property
+    def own(self) -> NDArray[np.float32]:
+        """Scores of each example's own documents, (examples, 1 + negatives), positives first."""
 
     def scores(self, rows: Tensor) -> Tensor:
         """Score the texts of the examples ``rows`` (queries,): float32 (queries, queries x (1 + negatives)).

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,24 @@ class BiEncoder:
     query: NDArray[np.int64]
     document: NDArray[np.int64]
 
+    @property
+    def own(self) -> NDArray[np.float32]:
+        """Cosines of each query with its own documents, (examples, 1 + negatives)."""
+        rows = np.array_split(np.arange(len(self.query)), 1 + len(self.query) // 1024)
+        found = [np.einsum("nd,nkd->nk", self._asked(some), self._judged(some)) for some in rows]
+        return np.concatenate(found)
+
     def scores(self, rows: Tensor) -> Tensor:
         """Return cosines of every query with every document of the batch."""
         chosen = rows.cpu().numpy()
-        asked = np.asarray(self.queries[self.query[chosen]], dtype=np.float32)
-        found = np.asarray(self.documents[self.document[chosen].T.reshape(-1)], dtype=np.float32)
-        return torch.from_numpy(asked @ found.T)
+        asked, judged = self._asked(chosen), self._judged(chosen)
+        return torch.from_numpy(asked @ judged.swapaxes(0, 1).reshape(-1, asked.shape[1]).T)
+
+    def _asked(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(self.queries[self.query[rows]], dtype=np.float32)
+
+    def _judged(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(self.documents[self.document[rows]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,21 @@ class CrossEncoder:
         each = torch.arange(count)
         found[each, :, each] = own
         return found.reshape(count, documents * count)
+
+
+def surely_negative(examples: Sequence[Example], own: NDArray[np.float32], margin: float, count: int) -> list[Example]:
+    """Keep of each example's negatives the ``count`` hardest that are surely none of its answers, in their order.
+
+    Those are the ones that the teacher scores, ``own`` (examples, 1 + negatives), below its positive less ``margin``.
+    Where they are too few, the others with the lowest scores fill up.
+    """
+    chosen = []
+    for example, (positive, *others) in zip(examples, own.tolist(), strict=True):
+        sure = [i for i, score in enumerate(others) if score < positive - margin]
+        doubtful = sorted(set(range(len(others))) - set(sure), key=lambda i: others[i])
+        kept = [*sure, *doubtful][:count]
+        chosen.append(replace(example, negatives=tuple(example.negatives[i] for i in kept)))
+    return chosen
 
 
 def teach(source: str, folder: Path, examples: Sequence[Example], into: Path, *, max_tokens: int, work: Path) -> str:
@@ -112,6 +139,20 @@ def load_teacher(folder: Path, examples: Sequence[Example]) -> Teacher | None:
         _rows(folder, QUERIES, (example.query for example in examples)),
         documents.reshape(len(examples), -1),
     )
+
+
+def taught_examples(
+    folder: Path, examples: Sequence[Example], margin: float, count: int
+) -> tuple[list[Example], Teacher | None]:
+    """Choose ``count`` hard negatives for each example, by the teacher where there is one, and return both.
+
+    Without one they are the first; see :func:`surely_negative` and :func:`load_teacher`.
+    """
+    teacher = load_teacher(folder, examples)
+    if teacher is None:
+        return [replace(example, negatives=example.negatives[:count]) for example in examples], None
+    chosen = surely_negative(examples, teacher.own, margin, count)
+    return chosen, load_teacher(folder, chosen)
 
 
 def kind_of(folder: Path) -> str:

@@ -6,7 +6,7 @@ from effir.data.examples import load_examples
 from effir.files import require, write_json
 from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever, save_retriever
-from effir.teacher import load_teacher
+from effir.teacher import taught_examples
 from effir.training import heal
 from stages.paths import HEALED, LOSS, TEACHER, TRAIN, WIDTH
 from stages.program import running
@@ -18,9 +18,10 @@ def main() -> None:
     """Heal the cut model with LoRA on the training pairs and fold the adapters in."""
     with running("finetune") as stage:
         params = stage.params
-        examples = load_examples(require(TRAIN, made_by="download"), "train", params.finetune.negatives)
+        mined = load_examples(require(TRAIN, made_by="download"), "train", params.data.negatives)
+        margin, count = params.finetune.teacher_margin, params.finetune.negatives
+        examples, teacher = taught_examples(require(TEACHER, made_by="teach"), mined, margin, count)
         model = build_retriever(require(WIDTH, made_by="prune_width"), **retriever_settings(params))
-        teacher = load_teacher(require(TEACHER, made_by="teach"), examples)
         settings = {**params.finetune.model_dump(), **retriever_settings(params)}
         curve = heal(
             model,

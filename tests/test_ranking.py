@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
@@ -22,6 +24,10 @@ NAN = math.nan
 @dataclass(frozen=True)
 class Fixed:
     wanted: Tensor
+
+    @property
+    def own(self) -> NDArray[np.float32]:
+        raise NotImplementedError
 
     def scores(self, rows: Tensor) -> Tensor:
         return self.wanted[rows]

@@ -13,7 +13,7 @@ from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.files import write_json
 from effir.retriever import build_retriever, encode_documents, encode_queries, save_retriever
-from effir.teacher import SHARD, load_teacher, no_teacher, teach
+from effir.teacher import SHARD, load_teacher, no_teacher, surely_negative, taught_examples, teach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,3 +137,37 @@ def test_what_is_kept_says_where_it_comes_from(bi_encoder: Path, tmp_path: Path)
     assert kept == {"source": "wheel:x==1/y", "kind": "bi-encoder", "max_tokens": 32}
     files = {"teacher.json", "queries.npy", "queries.txt", "documents.npy", "documents.txt"}
     assert {path.name for path in (tmp_path / "kept").iterdir()} == files
+
+
+def test_negatives_that_may_be_answers_give_way_to_the_next() -> None:
+    (example,) = [Example("?", "yes", ("perhaps", "no", "surely not", "also yes"))]
+    # Below 0.8 - 0.1 lie the second and the third; then the least likely answer comes, 0.75, and then 0.9.
+    own = np.array([[0.8, 0.75, 0.6, 0.1, 0.9]], dtype=np.float32)
+
+    def kept(margin: float, count: int) -> tuple[str, ...]:
+        return surely_negative([example], own, margin, count)[0].negatives
+
+    assert kept(0.1, 1) == ("no",)
+    assert kept(0.1, 2) == ("no", "surely not")
+    assert kept(0.1, 3) == ("no", "surely not", "perhaps")
+    assert kept(0.1, 4) == ("no", "surely not", "perhaps", "also yes")
+    assert kept(0.0, 3) == ("perhaps", "no", "surely not")
+    assert kept(0.1, 0) == ()
+
+
+def test_the_teacher_of_chosen_negatives_scores_those_and_no_others(bi_encoder: Path, tmp_path: Path) -> None:
+    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    whole = load_teacher(tmp_path / "kept", EXAMPLES)
+    assert whole is not None
+    chosen, teacher = taught_examples(tmp_path / "kept", EXAMPLES, -2.0, 1)  # nothing is doubtful: the first stay
+    assert teacher is not None
+    assert [example.negatives for example in chosen] == [example.negatives[:1] for example in EXAMPLES]
+    np.testing.assert_allclose(teacher.own, whole.own[:, :2], atol=1e-6)
+    np.testing.assert_allclose(np.diag(teacher.scores(torch.arange(3))[:, :3]), whole.own[:, 0], atol=1e-6)
+
+
+def test_without_a_teacher_the_first_negatives_are_taken(tmp_path: Path) -> None:
+    no_teacher(tmp_path / "kept")
+    chosen, teacher = taught_examples(tmp_path / "kept", EXAMPLES, 0.0, 1)
+    assert teacher is None
+    assert [example.negatives for example in chosen] == [example.negatives[:1] for example in EXAMPLES]
