@@ -130,7 +130,7 @@ def main(models: Sequence[tuple[str, Path]]) -> None:
         rows,
         columns=COLUMNS,
         notes=[
-            f"{QUERIES} real queries of `apidocs`, one at a time, padded only where there is a graph a length, "
+            f"{QUERIES} real queries of `apidocs`, one at a time, padded only where there is a graph a length, where those longer are left out, "
             f"{torch.get_num_threads()} threads; "
             f"a query is the median of {ROUNDS} rounds without the profiler, operators are from a run with it. What "
             "it costs makes `between operators` smaller than it is.",

@@ -48,8 +48,8 @@ class DataParams(Section):
 class AnalyzeParams(Section):
     """How the redundancy of sublayers is measured."""
 
-    criterion: Literal["cosine", "one_by_one"] = Field(description="cosine or one_by_one")
-    drop_texts: Count = Field(description="the number of calibration texts that one_by_one reads a candidate")
+    criterion: Literal["cosine", "final_state", "one_by_one"] = Field(description="cosine, final_state or one_by_one")
+    drop_texts: Count = Field(description="calibration texts that final_state and one_by_one read for each candidate")
     drop_share: Share = Field(description="the share of the sublayers that one_by_one orders")
     texts: Count = Field(description="the number of calibration texts")
     max_tokens: Count = Field(description="the length at which a calibration text is cut, in tokens")
@@ -107,6 +107,9 @@ class FinetuneParams(Section):
     teacher: str = Field(description='the source of a teacher, e.g. hub:… or wheel:…, or "" for none')
     teacher_weight: Annotated[float, Field(ge=0)] = Field(description="the weight of the teacher's term in the loss")
     teacher_temperature: Positive = Field(description="what the teacher's scores are divided by")
+    teacher_vectors: Annotated[float, Field(ge=0)] = Field(
+        description="the weight of the distance to the teacher's own vectors"
+    )
     teacher_margin: float = Field(description="how far below the positive a hard negative must lie by the teacher")
     lora_rank: Count = Field(description="the rank of the adapters")
     lora_alpha: Positive = Field(description="the scale of the adapters times their rank")
@@ -205,6 +208,10 @@ def check_params(values: Any) -> Params:
         raise EffirError(
             f"finetune.negatives must be at most data.negatives ({params.data.negatives}), "
             f"got {params.finetune.negatives}: mine more or train with fewer"
+        )
+    if params.finetune.teacher_vectors and not params.finetune.teacher:
+        raise EffirError(
+            "finetune.teacher_vectors is above 0 without a teacher: name one as finetune.teacher, or set 0"
         )
     if params.retriever.precision == "int8" and params.retriever.backend != "openvino":
         raise EffirError(

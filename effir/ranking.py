@@ -12,9 +12,10 @@ from sentence_transformers.sentence_transformer.losses import (
     MultipleNegativesRankingLoss,
 )
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, normalize
+from torch.nn.functional import cosine_similarity, log_softmax, normalize
 
 from effir.buckets import ByLength
+from effir.errors import EffirError
 
 
 class Teacher(Protocol):
@@ -23,6 +24,12 @@ class Teacher(Protocol):
     @property
     def own(self) -> NDArray[np.float32]:
         """Scores of each example's own documents, (examples, 1 + negatives), positives first."""
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Return unit vectors of all texts of the examples ``rows`` (queries,): (queries x (2 + negatives), dimension).
+
+        Queries come first, then documents in the order of :meth:`scores`. EffirError where it has none.
+        """
 
     def scores(self, rows: Tensor) -> Tensor:
         """Score the texts of the examples ``rows`` (queries,): float32 (queries, queries x (1 + negatives)).
@@ -34,11 +41,15 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class Lesson:
-    """A teacher, the ``weight`` of its term in the loss, and the ``temperature`` by which its scores are divided."""
+    """A teacher, the ``weight`` of its preferences in the loss, and the ``temperature`` that divides its scores.
+
+    ``vectors`` is the weight of its embeddings themselves; above 0 they must have the retriever's dimension.
+    """
 
     teacher: Teacher
     weight: float
     temperature: float
+    vectors: float = 0.0
 
 
 def ranking_loss(
@@ -54,10 +65,10 @@ def ranking_loss(
         "similarity_fct": cosine,
         "gather_across_devices": torch.distributed.is_available() and torch.distributed.is_initialized(),
     }
+    # On an accelerator one part is the whole, and cached gradients want to see the distributed model itself.
+    encoder: Any = model if torch.accelerator.is_available() else ByLength(model)
     loss: nn.Module = (
-        TaughtRanking(ByLength(model), lesson, **settings)
-        if lesson
-        else MultipleNegativesRankingLoss(ByLength(model), **settings)
+        TaughtRanking(encoder, lesson, **settings) if lesson else MultipleNegativesRankingLoss(encoder, **settings)
     )
     return CachedRanking(model, loss, mini_batch) if mini_batch else loss
 
@@ -71,8 +82,8 @@ def cosine(queries: Tensor, documents: Tensor) -> Tensor:
 class TaughtRanking(MultipleNegativesRankingLoss):
     """InfoNCE plus the divergence from a teacher's distribution over positive, hard and in-batch negatives.
 
-    (EffiR, sec. 3.) Labels are the rows of a batch's examples. With several processes the teacher judges each one's
-    own batch.
+    (EffiR, sec. 3.) Beside it, not the paper's, the distance to the teacher's own vectors. Labels are the rows of a
+    batch's examples. With several processes the teacher judges each one's own batch.
     """
 
     def __init__(self, model: nn.Module, lesson: Lesson, **settings: Any) -> None:
@@ -81,10 +92,15 @@ class TaughtRanking(MultipleNegativesRankingLoss):
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
         """Return the scalar loss of a batch's embeddings, (batch, hidden) a column: query, positive, negatives."""
-        ranking: Tensor = super().compute_loss_from_embeddings(embeddings, labels)
-        found = cosine(embeddings[0], torch.cat(embeddings[1:])) * self.scale
-        wanted = self.lesson.teacher.scores(labels).to(found.device) / self.lesson.temperature
-        return ranking + self.lesson.weight * divergence(found, wanted)
+        loss: Tensor = super().compute_loss_from_embeddings(embeddings, labels)
+        lesson = self.lesson
+        if lesson.weight:
+            found = cosine(embeddings[0], torch.cat(embeddings[1:])) * self.scale
+            wanted = lesson.teacher.scores(labels).to(found.device) / lesson.temperature
+            loss = loss + lesson.weight * divergence(found, wanted)
+        if lesson.vectors:
+            loss = loss + lesson.vectors * distance(torch.cat(embeddings), lesson.teacher.vectors(labels))
+        return loss
 
 
 class CachedRanking(CachedMultipleNegativesRankingLoss):
@@ -117,3 +133,17 @@ def divergence(found: Tensor, wanted: Tensor) -> Tensor:
     student = log_softmax(found.masked_fill(~known, lowest), dim=-1)
     teacher = log_softmax(wanted.masked_fill(~known, lowest), dim=-1)
     return (teacher.exp() * (teacher - student)).masked_fill(~known, 0).sum(dim=-1).mean()
+
+
+def distance(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean ``1 - cos`` of vectors, both (texts, dimension); EffirError where the dimensions differ.
+
+    >>> distance(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item()
+    0.5
+    """
+    if found.shape != wanted.shape:
+        raise EffirError(
+            f"the teacher's vectors have {wanted.shape[-1]} numbers, the retriever's {found.shape[-1]}: "
+            "set finetune.teacher_vectors to 0, or name a teacher of the same size"
+        )
+    return (1 - cosine_similarity(found.float(), wanted.to(found.device), dim=-1)).mean()

@@ -47,7 +47,7 @@ def draw_loss(curve: Sequence[Mapping[str, float]], into: Path) -> None:
     """Draw the training loss by step."""
     figure, axes = _figure()
     axes.plot([row["step"] for row in curve], [row["loss"] for row in curve], color=BLUE, marker="o", markersize=4)
-    axes.set(xlabel="step", ylabel="InfoNCE")
+    axes.set(xlabel="step", ylabel="loss: InfoNCE and a teacher's terms")
     axes.set_title("Healing" if curve else "Healing was skipped: finetune.steps is 0")
     _save(figure, into)
 

@@ -81,7 +81,10 @@ def _encode_shard(number: int, batch: Sequence[Entry], encode: Encoder, work: Pa
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         worst = batch[int(np.argmin(finite))][0]
-        raise EffirError(f"the vector of document {worst!r} is not finite: train with a lower finetune.learning_rate")
+        raise EffirError(
+            f"the vector of document {worst!r} is not finite: use another model, or train it with a lower "
+            "finetune.learning_rate"
+        )
     shard = Shard(number, len(batch), vectors.shape[1], _digest(batch))
     with writing(shard.vectors(work)) as draft, draft.open("wb") as stream:
         np.save(stream, vectors, allow_pickle=False)

@@ -1,16 +1,17 @@
 """A study: a committed list of pipeline runs that answer one question; their figures as JSON, a row as each lands."""
 
 import datetime
+import hashlib
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from effir.comparison import Variant
+from effir.comparison import Scalar, Variant, same_text
 from effir.errors import EffirError
 from effir.experiments import experiment_named
 from effir.files import project_root, read_json, write_json, writing
@@ -19,6 +20,8 @@ from effir.sweeping.trials import run_trial
 
 KEYS = {"question", "settings", "start", "runs"}
 HEALED = "models/healed"
+LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
+"""Keys of params.yaml that do not decide what a run finds."""
 
 Run = Callable[[str, Mapping[str, Value], Path], Variant]
 Fetch = Callable[[str, Path], None]
@@ -28,7 +31,7 @@ Fetch = Callable[[str, Path], None]
 class Study:
     """What is asked, and by which runs: experiment to the keys of params.yaml that it sets.
 
-    ``start``, where it is given, names the run whose healed model is every other run's base model.
+    ``start``, where it is given, names the first run, whose healed model is every other run's base model.
     """
 
     name: str
@@ -50,39 +53,68 @@ def read_study(path: Path) -> Study:
     if unknown := sorted(plan.keys() - KEYS):
         raise EffirError(f"{path} has the key {unknown[0]!r}: a study has {', '.join(sorted(KEYS))}")
     start, shared = plan.get("start"), plan.get("settings") or {}
-    if start is not None and start not in plan["runs"]:
-        raise EffirError(f"{path} starts from {start!r}, which is none of its runs")
+    if start is not None and start != next(iter(plan["runs"])):
+        raise EffirError(f"{path} starts from {start!r}, which is not the first of its runs")
     runs = {name: {**({} if name == start else shared), **(own or {})} for name, own in plan["runs"].items()}
     return Study(path.stem, str(plan.get("question", "")), runs, start)
 
 
-def run_study(study: Study, results: Path, folder: Path, run: Run, fetch: Fetch) -> list[dict[str, Any]]:
+def run_study(
+    study: Study, results: Path, folder: Path, params: Mapping[str, Scalar], run: Run, fetch: Fetch
+) -> list[dict[str, Any]]:
     """Run what has no row in ``results`` yet, write the row at once, and return all rows in the study's order.
 
-    ``folder`` keeps DVC's logs and the model that runs start from. A study that was killed goes on with the run that
-    it lost. EffirError where a row was made with other settings, or a run fails.
+    ``params`` are params.yaml's, flat: rows that were made with others, beside what a study sets, are not mixed with
+    new ones. ``folder`` keeps DVC's logs and the model that runs start from. A study that was killed goes on with the
+    run that it lost. EffirError where a row was made otherwise than it would be now, or a run fails.
     """
     rows = {row["name"]: row for row in _known(results)}
     for name, settings in study.runs.items():
         experiment, own = f"{study.name}-{name}", dict(settings)
-        first = None if study.start in (None, name) else f"{study.name}-{study.start}"
-        if first:
-            own["model.base"] = (folder / first).relative_to(project_root()).as_posix()
-        if name not in rows:
-            if first:
-                fetch(first, folder / first)
-            rows[name] = _row(name, own, run(experiment, own, folder / f"{experiment}.log"))
-            write_json(results, {"question": study.question, "rows": _ordered(study, rows)})
-        elif rows[name]["settings"] != own:
-            raise EffirError(f"{results} has {name!r} with other settings than the study: remove that row, run again")
+        if study.start not in (None, name):
+            own["model.base"] = _start(study, rows[str(study.start)], folder).relative_to(project_root()).as_posix()
+        if name in rows:
+            _agree(rows[name], own, params, results)
+            continue
+        if study.start not in (None, name):
+            fetch(f"{study.name}-{study.start}", _start(study, rows[str(study.start)], folder))
+        rows[name] = _row(name, own, run(experiment, own, folder / f"{experiment}.log"))
+        write_json(results, {"question": study.question, "rows": _ordered(study, rows)})
     return _ordered(study, rows)
 
 
-def in_experiments(say: Callable[[str], None]) -> Run:
-    """Return what runs the pipeline as a DVC experiment, or reads the one of that name."""
+def _start(study: Study, row: Mapping[str, Any], folder: Path) -> Path:
+    """Name the folder of the model that runs start from: by the very run that made it."""
+    made = hashlib.sha256(row["source"].encode()).hexdigest()[:10]
+    return folder / f"{study.name}-{study.start}-{made}"
+
+
+def _agree(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mapping[str, Scalar], results: Path) -> None:
+    if row["settings"] != settings:
+        what = "with other settings than the study"
+    else:
+        beside = [key for key in params if key not in settings and not key.startswith(LOCAL)]
+        other = [key for key in beside if same_text(row["params"].get(key)) != same_text(params[key])]
+        said = ", ".join(f"{key}={row['params'].get(key)}" for key in other)
+        what = f"while params.yaml said {said}" if other else ""
+    if what:
+        raise EffirError(
+            f"{results} has {row['name']!r}, made {what}: go back to that, or remove the row and run "
+            f"`dvc exp remove {row['experiment']}`"
+        )
+
+
+def in_experiments(say: Callable[[str], None], local: Mapping[str, Value]) -> Run:
+    """Return what runs the pipeline as a DVC experiment, or reads the one of that name.
+
+    ``local`` are settings that say where this machine has its data: results do not keep them. EffirError for others.
+    """
+    if foreign := [key for key in local if not key.startswith(LOCAL)]:
+        raise EffirError(f"-S {foreign[0]} would change what a study finds: write it into the study")
+    unkept = {"register.version": "false", **local}
 
     def run(name: str, settings: Mapping[str, Value], log: Path) -> Variant:
-        return run_trial(name, {**settings, "register.version": "false"}, log, lambda stage: say(f"{name}: {stage}"))
+        return run_trial(name, {**settings, **unkept}, log, lambda stage: say(f"{name}: {stage}"))
 
     return run
 
@@ -91,13 +123,16 @@ def fetch_healed(experiment: str, into: Path) -> None:
     """Take an experiment's healed model out of DVC's cache, once."""
     found = experiment_named(experiment)
     if found is None:
-        raise EffirError(f"runs start from the experiment {experiment}, which is gone: remove its row, run again")
+        raise EffirError(f"runs start from the experiment {experiment}, which is gone: remove its row and run again")
     if not into.exists():
         with writing(into) as draft:
             command = [sys.executable, "-m", "dvc", "get", ".", HEALED, "--rev", found.commit, "--out", str(draft)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise EffirError(f"{HEALED} of {experiment} is not in DVC's cache: remove its row, run again")
+                raise EffirError(
+                    f"{HEALED} of {experiment} is not in DVC's cache: remove its row, run "
+                    f"`dvc exp remove {experiment}` and this again"
+                )
 
 
 def _known(results: Path) -> list[dict[str, Any]]:
@@ -113,23 +148,11 @@ def _row(name: str, settings: Mapping[str, Value], found: Variant) -> dict[str, 
         "name": name,
         "settings": dict(settings),
         "experiment": found.name,
+        "source": found.source,
         "date": datetime.date.today().isoformat(),
         "quality": {one: dict(figures) for one, figures in found.quality.items()},
         "scores": {one: {q: round(s, 4) for q, s in scores.items()} for one, scores in found.scores.items()},
         "cost": dict(found.cost),
+        "data": dict(found.data),
+        "params": {key: value for key, value in found.params.items() if not key.startswith(LOCAL)},
     }
-
-
-def series(rows: Sequence[Mapping[str, Any]], x: str, by: str, of: str) -> dict[str, list[tuple[float, float]]]:
-    """Group a study's rows into curves: the setting ``by`` names one, ``x`` is its abscissa, nDCG@10 on set ``of``.
-
-    >>> rows = [{"settings": {"d": 2, "k": "a"}, "quality": {"s": {"ndcg_at_10": 0.5}}}]
-    >>> series(rows, x="d", by="k", of="s")
-    {'a': [(2, 0.5)]}
-    """
-    found: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        if x in row["settings"] and by in row["settings"]:
-            point = (row["settings"][x], row["quality"][of]["ndcg_at_10"])
-            found.setdefault(str(row["settings"][by]), []).append(point)
-    return {name: sorted(points) for name, points in found.items()}

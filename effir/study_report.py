@@ -1,6 +1,7 @@
 """A study's table and picture, from its JSON alone."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from effir.files import read_json, writing
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, and a marker for each colour.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
-GREY = "#555555"
 
 mpl.use("Agg")
 
@@ -33,8 +33,8 @@ def report(results: Path) -> list[Path]:
 
 def variant_of(row: Mapping[str, Any]) -> Variant:
     """Read a row as a variant that can be compared."""
-    known = {key: row[key] for key in ("quality", "scores", "cost")}
-    return Variant(row["name"], params=row["settings"], data={}, source=row["experiment"], **known)
+    known = {key: row[key] for key in ("quality", "scores", "cost", "data", "source")}
+    return Variant(row["name"], params=row["settings"], **known)
 
 
 def table(study: str, question: str, variants: Sequence[Variant]) -> str:
@@ -56,9 +56,14 @@ def table(study: str, question: str, variants: Sequence[Variant]) -> str:
 
 def _cells(variant: Variant, found: Comparison) -> list[str]:
     size = f"{variant.cost['parameters_without_embeddings'] / 1e6:.1f} M ({variant.cost['kept_share']:.1%})"
-    figures = [variant.quality[name] for name in found.sets]
-    quality = [f"{f['ndcg_at_10']:.3f} ({f['ndcg_at_10_low']:.3f} to {f['ndcg_at_10_high']:.3f})" for f in figures]
+    quality = (_quality(variant.quality.get(name)) for name in found.sets)
     return [variant.name, size, *quality, *(_difference(variant, found, name) for name in found.sets)]
+
+
+def _quality(figures: Mapping[str, float] | None) -> str:
+    if figures is None:
+        return "not evaluated"
+    return f"{figures['ndcg_at_10']:.3f} ({figures['ndcg_at_10_low']:.3f} to {figures['ndcg_at_10_high']:.3f})"
 
 
 def _difference(variant: Variant, found: Comparison, name: str) -> str:
@@ -73,7 +78,9 @@ def picture(question: str, variants: Sequence[Variant]) -> Figure:
     sets = list(variants[0].quality)
     figure = Figure(figsize=(1.5 + 4.5 * len(sets), 4.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
-        for (way, members), (colour, marker) in zip(_ways(variants).items(), _styles(), strict=False):
+        for (way, members), (colour, marker) in zip(
+            _ways([v for v in variants if name in v.quality]).items(), cycle(STYLES), strict=False
+        ):
             figures = [v.quality[name] for v in members]
             y = [f["ndcg_at_10"] for f in figures]
             below = [f["ndcg_at_10"] - f["ndcg_at_10_low"] for f in figures]
@@ -95,7 +102,3 @@ def _ways(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
         way, _, number = variant.name.rpartition("-")
         found.setdefault(way if number.isdigit() else variant.name, []).append(variant)
     return {way: sorted(members, key=lambda v: v.cost["kept_share"]) for way, members in found.items()}
-
-
-def _styles() -> Sequence[tuple[str, str]]:
-    return [*STYLES, *((GREY, marker) for _, marker in STYLES)]

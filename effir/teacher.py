@@ -45,11 +45,18 @@ class BiEncoder:
         found = [np.einsum("nd,nkd->nk", self._asked(some), self._judged(some)) for some in rows]
         return np.concatenate(found)
 
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Return unit vectors of all texts of a batch, the queries first: (queries x (2 + negatives), dimension)."""
+        chosen = rows.cpu().numpy()
+        asked = self._asked(chosen)
+        return torch.from_numpy(
+            np.concatenate([asked, self._judged(chosen).swapaxes(0, 1).reshape(-1, asked.shape[1])])
+        )
+
     def scores(self, rows: Tensor) -> Tensor:
         """Return cosines of every query with every document of the batch."""
-        chosen = rows.cpu().numpy()
-        asked, judged = self._asked(chosen), self._judged(chosen)
-        return torch.from_numpy(asked @ judged.swapaxes(0, 1).reshape(-1, asked.shape[1]).T)
+        found = self.vectors(rows)
+        return found[: len(rows)] @ found[len(rows) :].T
 
     def _asked(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.asarray(self.queries[self.query[rows]], dtype=np.float32)
@@ -63,6 +70,10 @@ class CrossEncoder:
     """Scores of each example's own documents, (examples, 1 + negatives); of nobody else's it has no opinion."""
 
     own: NDArray[np.float32]
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Refuse: EffirError."""
+        raise EffirError("a cross-encoder has no vectors to learn: set finetune.teacher_vectors to 0")
 
     def scores(self, rows: Tensor) -> Tensor:
         """Return its scores of each query's own documents, NaN elsewhere."""
@@ -92,10 +103,9 @@ def surely_negative(examples: Sequence[Example], own: NDArray[np.float32], margi
 def teach(source: str, folder: Path, examples: Sequence[Example], into: Path, *, max_tokens: int, work: Path) -> str:
     """Let the model in ``folder`` read all texts of ``examples`` and keep its opinion as ``into``; returns its kind.
 
-    A folder with ``modules.json`` is a bi-encoder, which is asked for vectors of queries and documents; one whose
-    architecture classifies sequences is a cross-encoder, which is asked for a score a pair of a query and one of its
-    own documents. Texts are cut at ``max_tokens``. A killed run goes on from its last shard in ``work``.
-    EffirError: a folder that is neither.
+    A bi-encoder is asked for vectors of queries and documents, a cross-encoder for a score a pair of a query and one
+    of its own documents. A text is cut at ``max_tokens``, a pair at twice as many, or at what the model can read. A
+    killed run goes on from its last shard in ``work``. EffirError: a folder that is neither.
     """
     kind = kind_of(folder)
     asked = {example.query for example in examples}
@@ -156,12 +166,21 @@ def taught_examples(
 
 
 def kind_of(folder: Path) -> str:
-    """Tell ``bi-encoder`` and ``cross-encoder`` apart by their files; EffirError where it is neither."""
+    """Tell ``bi-encoder`` and ``cross-encoder`` apart by their files; EffirError where it is neither.
+
+    sentence-transformers saves both as modules and says which in a file of its own, which older folders lack.
+    """
+    own, config = (
+        read_json(folder / name, "teach") if (folder / name).is_file() else {}
+        for name in ("config_sentence_transformers.json", "config.json")
+    )
+    classifies = any("SequenceClassification" in name for name in config.get("architectures") or ())
+    if own.get("model_type") == "CrossEncoder" or (classifies and not (folder / "modules.json").is_file()):
+        if len(config.get("id2label") or [1]) > 1:
+            raise EffirError(f"{folder} sorts into several classes: finetune.teacher must give one score a pair")
+        return "cross-encoder"
     if (folder / "modules.json").is_file():
         return "bi-encoder"
-    config = read_json(folder / "config.json", "teach") if (folder / "config.json").is_file() else {}
-    if any("SequenceClassification" in name for name in config.get("architectures") or ()):
-        return "cross-encoder"
     raise EffirError(
         f"{folder} is no teacher: finetune.teacher must name a sentence-transformers folder or a cross-encoder"
     )
@@ -184,7 +203,8 @@ def _vectors(folder: Path, name: str, max_tokens: int) -> Read:
 def _judge(folder: Path, max_tokens: int) -> Read:
     from sentence_transformers import CrossEncoder as Judge
 
-    model: Any = Judge(str(folder), num_labels=1, max_length=max_tokens)
+    model: Any = Judge(str(folder))
+    model.max_seq_length = min(2 * max_tokens, model.max_seq_length or 2 * max_tokens)
     plain = torch.nn.Identity()  # logits: the loss has a softmax of its own
 
     def judge(pairs: list[str]) -> Vectors:

@@ -80,5 +80,7 @@ def healing_adapters(params: Params) -> Adapters:
 
 def lesson_of(params: Params, teacher: Teacher | None) -> Lesson | None:
     """Say how much the healing learns from a teacher, if there is one."""
+    if teacher is None:
+        return None
     finetune = params.finetune
-    return Lesson(teacher, finetune.teacher_weight, finetune.teacher_temperature) if teacher else None
+    return Lesson(teacher, finetune.teacher_weight, finetune.teacher_temperature, finetune.teacher_vectors)

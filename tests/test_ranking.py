@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from effir.ranking import Lesson, divergence, ranking_loss
+from effir.errors import EffirError
+from effir.ranking import Lesson, distance, divergence, ranking_loss
 from effir.retriever import build_retriever
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,6 +29,9 @@ class Fixed:
     @property
     def own(self) -> NDArray[np.float32]:
         raise NotImplementedError
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0]]).expand(2 * len(rows), 2)
 
     def scores(self, rows: Tensor) -> Tensor:
         return self.wanted[rows]
@@ -65,6 +69,23 @@ def test_the_teachers_term_is_weighted_and_tempered_and_reads_the_rows_of_the_ba
     first = t * math.log(t / s) + (1 - t) * math.log((1 - t) / (1 - s))
     second = 0.5 * math.log(0.5 / s) + 0.5 * math.log(0.5 / (1 - s))
     assert found.item() == pytest.approx(-math.log(s) + 3 * (first + second) / 2, abs=1e-6)
+
+
+def test_the_teachers_vectors_pull_by_their_own_weight() -> None:
+    queries, positives = torch.eye(2), torch.eye(2)
+    lesson = Lesson(Fixed(torch.zeros(2, 2)), weight=0.0, temperature=1.0, vectors=4.0)
+    taught, plain = (ranking_loss(nn.Identity(), 0.5, one) for one in (lesson, None))  # type: ignore[arg-type]
+    found, without = (
+        loss.compute_loss_from_embeddings([queries, positives], torch.tensor([0, 1]))  # type: ignore[operator]
+        for loss in (taught, plain)
+    )
+    # Of four vectors two are the teacher's (1, 0), and two are at right angles to it: their mean 1 - cos is 1/2.
+    assert (found - without).item() == pytest.approx(4 * 0.5, abs=1e-6)
+
+
+def test_vectors_of_another_dimension_are_refused_in_one_sentence() -> None:
+    with pytest.raises(EffirError, match="the teacher's vectors have 3 numbers, the retriever's 2: set"):
+        distance(torch.ones(4, 2), torch.ones(4, 3))
 
 
 @pytest.fixture

@@ -1,16 +1,18 @@
 """A study: what it lists is run once, kept as it lands, and never mixed with rows of other settings."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from effir.comparison import Variant
+from effir.comparison import Scalar, Variant
 from effir.errors import EffirError
 from effir.params import check_params
-from effir.studies import Study, read_study, run_study, series
+from effir.studies import Study, fetch_healed, in_experiments, read_study, run_study
 from effir.sweeping.space import Value
 
 PLAN = """
@@ -28,6 +30,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
 
+PARAMS = {"finetune.seed": 0, "finetune.steps": 100, "data.mirror": "file:///here"}
+
+
 class Pipeline:
     """Notes what it is asked to run and answers with a figure; fails where it is told to."""
 
@@ -41,10 +46,18 @@ class Pipeline:
             raise EffirError("a stage failed")
         self.ran.append((name, dict(settings)))
         figures = {"ndcg_at_10": 0.5 + len(self.ran) / 100}
-        return Variant(name, {}, {"tiny": figures}, {"tiny": {"q": 0.123456}}, {"kept_share": 1.0}, {})
+        scores, cost = {"tiny": {"q": 0.123456}}, {"kept_share": 1.0}
+        return Variant(name, PARAMS, {"tiny": figures}, scores, cost, {"tiny": "hash"}, source=f"commit of {name}")
 
     def fetch(self, experiment: str, into: Path) -> None:
         self.fetched.append(experiment)
+
+
+def studied(
+    study: Study, tmp_path: Path, pipeline: Pipeline, params: Mapping[str, Scalar] = PARAMS
+) -> list[dict[str, Any]]:
+    folder = tmp_path / ".effir/studies"
+    return run_study(study, tmp_path / "results.json", folder, params, pipeline.run, pipeline.fetch)
 
 
 @pytest.fixture
@@ -64,41 +77,67 @@ def test_runs_share_settings_and_what_they_say_themselves_comes_first(study: Stu
 
 def test_others_start_from_the_healed_model_by_a_path_within_the_project(study: Study, tmp_path: Path) -> None:
     pipeline = Pipeline()
-    rows = run_study(study, tmp_path / "results.json", tmp_path / ".effir/studies", pipeline.run, pipeline.fetch)
+    rows = studied(study, tmp_path, pipeline)
     assert [name for name, _ in pipeline.ran] == ["direct-full", "direct-mlp-2"]
     assert pipeline.fetched == ["direct-full"]
     assert "model.base" not in rows[0]["settings"]
-    assert rows[1]["settings"]["model.base"] == ".effir/studies/direct-full"
+    # Named by the run that made it: a full model that is made anew is another base model.
+    made = hashlib.sha256(b"commit of direct-full").hexdigest()[:10]
+    assert rows[1]["settings"]["model.base"] == f".effir/studies/direct-full-{made}"
+    assert rows[1]["params"] == {"finetune.seed": 0, "finetune.steps": 100}
     assert rows[1]["scores"] == {"tiny": {"q": 0.1235}}
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == {"question": "Which?", "rows": rows}
 
 
 def test_a_study_goes_on_with_the_run_that_it_lost(study: Study, tmp_path: Path) -> None:
-    results, folder = tmp_path / "results.json", tmp_path / ".effir/studies"
+    results = tmp_path / "results.json"
     failing, again = Pipeline(failing="direct-mlp-2"), Pipeline()
     with pytest.raises(EffirError, match="a stage failed"):
-        run_study(study, results, folder, failing.run, failing.fetch)
+        studied(study, tmp_path, failing)
     assert [row["name"] for row in json.loads(results.read_text(encoding="utf-8"))["rows"]] == ["full"]
-    rows = run_study(study, results, folder, again.run, again.fetch)
+    rows = studied(study, tmp_path, again)
     assert [name for name, _ in again.ran] == ["direct-mlp-2"]
     assert [row["name"] for row in rows] == ["full", "mlp-2"]
-    assert run_study(study, results, folder, again.run, again.fetch) == rows
+    assert studied(study, tmp_path, again) == rows
     assert len(again.ran) == 1
 
 
 def test_a_row_of_other_settings_is_refused(study: Study, tmp_path: Path) -> None:
-    pipeline, results = Pipeline(), tmp_path / "results.json"
-    run_study(study, results, tmp_path / ".effir/studies", pipeline.run, pipeline.fetch)
+    studied(study, tmp_path, Pipeline())
     changed = Study("direct", "Which?", {**study.runs, "full": {"prune.depth": 1}}, "full")
-    with pytest.raises(EffirError, match="has 'full' with other settings than the study: remove that row, run again"):
-        run_study(changed, results, tmp_path / ".effir/studies", pipeline.run, pipeline.fetch)
+    said = "has 'full', made with other settings than the study: go back to that, or remove the row and run `dvc exp"
+    with pytest.raises(EffirError, match=said):
+        studied(changed, tmp_path, Pipeline())
+
+
+def test_rows_of_other_params_are_not_mixed_with_new_ones(study: Study, tmp_path: Path) -> None:
+    studied(study, tmp_path, Pipeline())
+    # What a run sets itself, and where this machine has its data, may be otherwise.
+    studied(study, tmp_path, Pipeline(), {**PARAMS, "data.mirror": "file:///there"})
+    with pytest.raises(EffirError, match=r"has 'full', made while params\.yaml said finetune\.seed=0: go back"):
+        studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.seed": 1})
+
+
+def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
+    in_experiments(print, {"data.mirror": "file:///there"})
+    with pytest.raises(
+        EffirError, match=r"-S finetune\.steps would change what a study finds: write it into the study"
+    ):
+        in_experiments(print, {"finetune.steps": 0})
+
+
+def test_a_model_that_is_gone_names_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effir.studies.experiment_named", lambda name: None)
+    with pytest.raises(EffirError, match="runs start from the experiment direct-full, which is gone: remove its row"):
+        fetch_healed("direct-full", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("runs: {}", "lists no runs"),
-        ("runs: {a: {}}\nstart: b", "starts from 'b', which is none of its runs"),
+        ("runs: {a: {}, b: {}}\nstart: b", "starts from 'b', which is not the first of its runs"),
         ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, runs, settings, start"),
         ("runs: [", "is not YAML"),
     ],
@@ -125,8 +164,3 @@ def test_every_committed_study_sets_params_that_exist_to_what_they_may_be(path: 
             assert name in values[section]
             values[section][name] = value
         check_params(values)
-
-
-def test_curves_are_grouped_and_sorted() -> None:
-    rows = [{"settings": {"d": d, "k": k}, "quality": {"s": {"ndcg_at_10": d / 10}}} for d, k in ((5, "a"), (2, "a"))]
-    assert series([*rows, {"settings": {}, "quality": {}}], x="d", by="k", of="s") == {"a": [(2, 0.2), (5, 0.5)]}

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from effir.files import write_json
@@ -23,6 +22,8 @@ def row(name: str, share: float, score: float, queries: int = 20) -> dict[str, A
         "quality": {"tiny": figures},
         "scores": {"tiny": scores},
         "cost": cost,
+        "data": {"tiny": "hash"},
+        "source": f"commit of {name}",
     }
 
 
@@ -65,7 +66,12 @@ def test_no_results_write_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("missing", ["scores", "quality", "cost"])
-def test_a_row_without_its_figures_is_no_row(missing: str) -> None:
-    with pytest.raises(KeyError):
-        variant_of({key: value for key, value in ROWS[0].items() if key != missing})
+def test_runs_on_other_data_are_told_apart_and_a_set_that_a_run_lacks_is_told() -> None:
+    other, bare = {**row("mlp-2", 0.9, 0.5), "data": {"tiny": "another"}}, {**row("mlp-5", 0.8, 0.4), "quality": {}}
+    lines = table("direct", "Which?", [variant_of(each) for each in (ROWS[0], other, bare)])
+    assert "the two were evaluated on different data" in lines
+    assert "| not evaluated |" in lines
+    assert "mlp" in {
+        text.get_text()
+        for text in picture("Which?", [variant_of(ROWS[0]), variant_of(other)]).axes[0].get_legend().get_texts()
+    }  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.files import write_json
 from effir.retriever import build_retriever, encode_documents, encode_queries, save_retriever
-from effir.teacher import SHARD, load_teacher, no_teacher, surely_negative, taught_examples, teach
+from effir.teacher import SHARD, kind_of, load_teacher, no_teacher, surely_negative, taught_examples, teach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,6 +58,9 @@ def test_a_bi_encoder_scores_every_document_of_the_batch_in_the_order_of_the_los
     assert found.shape == (2, 6)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)  # vectors are kept in float16
+    vectors = teacher.vectors(torch.tensor([2, 1]))
+    np.testing.assert_allclose(vectors[:2], encode_queries(model, ["first?", "second?"], 2), atol=2e-3)
+    np.testing.assert_allclose(vectors[2:], encode_documents(model, documents, 2), atol=2e-3)
 
 
 def test_a_cross_encoder_scores_a_query_s_own_documents_and_no_others(cross_encoder: Path, tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def test_a_cross_encoder_scores_a_query_s_own_documents_and_no_others(cross_enco
     teacher = load_teacher(tmp_path / "kept", EXAMPLES)
     assert teacher is not None
     found = teacher.scores(torch.tensor([0, 1]))
-    judge = CrossEncoder(str(cross_encoder), max_length=32)
+    judge = CrossEncoder(str(cross_encoder), max_length=64)
     own = judge.predict(
         [("first?", "the first"), ("first?", "a second"), ("first?", "a third")], activation_fn=torch.nn.Identity()
     )
@@ -74,6 +77,21 @@ def test_a_cross_encoder_scores_a_query_s_own_documents_and_no_others(cross_enco
     assert torch.isnan(found[0, [1, 3, 5]]).all()
     assert torch.isnan(found[1, [0, 2, 4]]).all()
     assert not torch.isnan(found[1, [1, 3, 5]]).any()
+    with pytest.raises(EffirError, match="a cross-encoder has no vectors to learn"):
+        teacher.vectors(torch.tensor([0]))
+
+
+def test_a_cross_encoder_that_sentence_transformers_saved_is_none_other(cross_encoder: Path, tmp_path: Path) -> None:
+    CrossEncoder(str(cross_encoder)).save_pretrained(str(tmp_path / "saved"))
+    assert (tmp_path / "saved/modules.json").exists()  # as a bi-encoder has
+    assert kind_of(tmp_path / "saved") == kind_of(cross_encoder) == "cross-encoder"
+
+
+def test_a_classifier_gives_no_score_a_pair(cross_encoder: Path) -> None:
+    config = json.loads((cross_encoder / "config.json").read_text(encoding="utf-8"))
+    write_json(cross_encoder / "config.json", {**config, "id2label": {"0": "no", "1": "yes"}})
+    with pytest.raises(EffirError, match="sorts into several classes"):
+        kind_of(cross_encoder)
 
 
 def test_fewer_negatives_than_were_taught_need_no_new_reading(bi_encoder: Path, tmp_path: Path) -> None:

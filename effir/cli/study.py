@@ -9,20 +9,26 @@ RESULTS = Path("studies/results")
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-def study(path: Path) -> None:
+@click.option("-S", "--set", "settings", multiple=True, help="KEY=VALUE for every run, not kept: where data come from.")
+def study(path: Path, settings: tuple[str, ...]) -> None:
     """Run the experiments of the study PATH that have no result yet; each one's figures are kept as it ends.
 
     Results are studies/results/<name>.json: commit them. A study that was stopped or killed goes on when the command is
     repeated.
 
-    Example: effir study studies/direct.yaml
+    Example: effir study studies/direct.yaml -S data.mirror=file:///data/beir
     """
     from functools import partial
 
-    from effir.files import state_dir
-    from effir.studies import fetch_healed, in_experiments, read_study, run_study
+    import yaml
 
-    plan = read_study(path)
+    from effir.cli.sweep import pair
+    from effir.files import state_dir
+    from effir.params import PARAMS, load_params
+    from effir.studies import fetch_healed, in_experiments, read_study, run_study
+    from effir.tracking.runs import flatten
+
+    plan, _ = read_study(path), load_params()
     say = partial(click.echo, err=True)
     heard: list[str] = []
 
@@ -32,7 +38,15 @@ def study(path: Path) -> None:
             say(stage)
 
     results = RESULTS / f"{plan.name}.json"
-    rows = run_study(plan, results, state_dir("studies"), in_experiments(once), fetch_healed)
+    run = in_experiments(once, dict(map(pair, settings)))
+    rows = run_study(
+        plan,
+        results,
+        state_dir("studies"),
+        flatten(yaml.safe_load(PARAMS.read_text(encoding="utf-8"))),
+        run,
+        fetch_healed,
+    )
     for row in rows:
         figures = "  ".join(f"{name} {found['ndcg_at_10']:.3f}" for name, found in row["quality"].items())
         click.echo(f"{row['name']}: {figures}  {row['cost']['kept_share']:.1%} of the parameters")

@@ -65,7 +65,7 @@ def sweep(
 
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
         raise EffirError(f"--name {name}: letters, digits, - and _ make the name of an experiment")
-    fixed = dict(_pair(text) for text in settings)
+    fixed = dict(pair(text) for text in settings)
     target = Target(max_parameters, min_speedup, max_loss)
     prune = load_params().prune
     shape = shape_of(require(Path("models/base"), made_by="download"))
@@ -92,7 +92,8 @@ def sweep(
         raise click.exceptions.Exit(1)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Read KEY=VALUE; EffirError where it is none."""
     from effir.errors import EffirError
 
     key, equals, value = text.partition("=")

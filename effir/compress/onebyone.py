@@ -58,6 +58,22 @@ def drop_order(
     return order
 
 
+def change_without_each(
+    model: Any, shape: ModelShape, batches: Iterable[Mapping[str, Tensor]], sublayers: Sequence[Sublayer]
+) -> dict[Sublayer, list[float]]:
+    """Score each sublayer once, by the change of the final hidden states when it alone is left out, by layer.
+
+    One that is not there scores 0. The model stays as it was.
+    """
+    scores: dict[Sublayer, list[float]] = {kind: [0.0] * shape.layers for kind in sublayers}
+    decoder, candidates = model.base_model, [(kind, layer) for kind in sublayers for layer in shape.having(kind)]
+    with torch.inference_mode():
+        streams = [_trace(decoder, batch) for batch in batches]
+        for kind, layer in tqdm(candidates, desc="leave out", unit=" sublayers", disable=None):
+            scores[kind][layer] = _change_without(decoder, streams, kind, layer)
+    return scores
+
+
 def _overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
     return one[1] == other[1] and (one[0] == other[0] or "block" in (one[0], other[0]))
 

@@ -51,7 +51,10 @@ def first(order: Sequence[Drop], count: int) -> list[Drop]:
     [Drop(sublayer='mlp', layer=3, change=0.1)]
     """
     if not 0 <= count <= len(order):
-        raise EffirError(f"prune.depth is {count}, but {len(order)} sublayers are ordered: choose 0 to {len(order)}")
+        raise EffirError(
+            f"prune.depth is {count}, but {len(order)} sublayers are ordered: choose 0 to {len(order)}, or raise "
+            "analyze.drop_share where analyze.criterion is one_by_one"
+        )
     return list(order[:count])
 
 

@@ -1,8 +1,8 @@
 """Which name of ``data.train`` and ``data.eval`` means which collection, and which of its splits."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from effir.data.apidocs import Part, install_apidocs
 from effir.data.beir import Collection, install_collection
@@ -33,8 +33,10 @@ def install_training(
     if isinstance(wanted, str):
         collection = bring(wanted, into)
     else:
-        with TemporaryDirectory(dir=cache) as scratch:
-            collection = mix({name: bring(name, Path(scratch) / name) for name in wanted}, wanted, into)
+        parts = cache / "parts"  # a killed run's are removed by the next
+        shutil.rmtree(parts, ignore_errors=True)
+        collection = mix({name: bring(name, parts / name) for name in wanted}, wanted, into)
+        shutil.rmtree(parts)
     if "train" not in collection.splits:
         raise EffirError(
             f"data.train: {wanted} has no train split, only {', '.join(collection.splits)}: name another set"

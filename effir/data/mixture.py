@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from effir.data.beir import Collection, Document, write_collection
 from effir.errors import EffirError
+from effir.files import read_json, write_json
 
-SPLIT = "train"
+SPLIT, SOURCES = "train", "SOURCES.json"
 
 
 def shares(counts: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
@@ -24,7 +26,8 @@ def mix(parts: Mapping[str, Collection], weights: Mapping[str, float], into: Pat
     """Write one collection of the train splits of ``parts``: all documents, and queries in proportion to ``weights``.
 
     Ids become ``<part>/<id>``. Of a part that has more queries than its share, those whose id has the lowest SHA-256
-    are taken. Corpora are streamed. EffirError where a part has no train split.
+    are taken. Corpora are streamed, ``SOURCES.json`` with the licences is put together. EffirError where a part has no
+    train split.
     """
     for name, part in parts.items():
         if SPLIT not in part.splits:
@@ -39,7 +42,14 @@ def mix(parts: Mapping[str, Collection], weights: Mapping[str, float], into: Pat
         for query, grades in part.judgements(SPLIT).items()
         if query in chosen[name]
     }
-    return write_collection(into, _documents(parts), queries, {SPLIT: judged})
+    mixed = write_collection(into, _documents(parts), queries, {SPLIT: judged})
+    write_json(into / SOURCES, [source for name, part in parts.items() for source in _sources(name, part.folder)])
+    return mixed
+
+
+def _sources(name: str, folder: Path) -> list[dict[str, Any]]:
+    path = folder / SOURCES
+    return list(read_json(path, made_by="download")) if path.exists() else [{"name": name}]
 
 
 def _drawn(queries: Mapping[str, str], count: int) -> dict[str, str]:

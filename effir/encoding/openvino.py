@@ -17,7 +17,7 @@ from effir.files import require
 GRAPH = "model.xml"
 ALONE = (16, 32)
 """Tokens to which a lone text is padded, for each of them there is a graph of its own: where shapes are open, working
-them out at each operator takes longer than a query's arithmetic. Longer texts run as any batch does."""
+them out at each operator takes up to half of a query's time. Longer texts run as any batch does."""
 PEAK = 100.0
 """A product whose inputs reach so many times their root mean square is not quantised: most of them would become 0."""
 

@@ -80,8 +80,10 @@ class Served:
     documents: Timing
 
 
-def compare_speed(candidates: Mapping[str, Encoder], texts: Sequence[str], *, rounds: int) -> dict[str, Timing]:
-    """Time every candidate on the same texts, taking turns: A, B, B, A, A, B, ... after a warm-up on two texts each.
+def compare_speed(
+    candidates: Mapping[str, Encoder], texts: Sequence[str], *, rounds: int, warm_up: int = 2
+) -> dict[str, Timing]:
+    """Time every candidate on the same texts, taking turns: A, B, B, A, A, B, ... after ``warm_up`` texts each.
 
     Turns spread what else the machine does over all candidates, and swapped turns keep the second from always meeting
     the warmer cache. An encoder must return finished vectors (on the CPU), not a promise of them. For latency wrap it
@@ -90,7 +92,7 @@ def compare_speed(candidates: Mapping[str, Encoder], texts: Sequence[str], *, ro
     if rounds < 1 or not texts:
         raise EffirError(f"a timing needs at least 1 round and 1 text, got {rounds} rounds and {len(texts)} texts")
     for encode in candidates.values():
-        _encode(encode, texts[:2])
+        _encode(encode, texts[:warm_up])
     seconds = take_turns({name: partial(_encode, encode, texts) for name, encode in candidates.items()}, rounds)
     return {name: Timing(tuple(took), len(texts)) for name, took in seconds.items()}
 

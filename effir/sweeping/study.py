@@ -116,6 +116,8 @@ class Study:
 def predicted_parameters(shape: ModelShape, settings: Mapping[str, Value]) -> int:
     """Count the non-embedding parameters of a cut before it is made; widths are rounded later, by less than 1 %."""
     sublayer = str(settings["prune.sublayer"])
+    if sublayer == "either":
+        raise EffirError("a sweep cannot foresee sizes with prune.sublayer either: vary mlp, attention or block")
     depth, width = int(settings["prune.depth"]), float(settings["prune.width"])
     there = shape.having(sublayer)  # type: ignore[arg-type]
     dropped = shape.without(sublayer, there[:depth])  # type: ignore[arg-type]

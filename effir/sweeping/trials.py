@@ -40,7 +40,7 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
     if other := [key for key, value in _flat(settings).items() if same_text(trial.params.get(key)) != same_text(value)]:
         raise EffirError(
             f"the experiment {name} was made with another {', '.join(other)}: remove it by `dvc exp remove {name}`, "
-            "or give the sweep another --name"
+            "or choose another name"
         )
     return trial
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from effir.compress.loading import load_model
-from effir.compress.onebyone import drop_order
-from effir.compress.order import Drop, parameters_saved
+from effir.compress.onebyone import change_without_each, drop_order
+from effir.compress.order import parameters_saved
 from effir.compress.shape import ModelShape, Sublayer, shape_of
 from effir.compress.surgery import cut_checkpoint
 from effir.errors import EffirError
@@ -65,6 +65,18 @@ def test_several_kinds_are_weighed_by_the_parameters_that_they_save(
         shape, change = shape.without(drop.sublayer, [drop.layer]), drop.change
 
 
+def test_each_alone_is_the_first_step_of_one_by_one(
+    whole_checkpoint: Callable[[str], Path], batch: Batch, tmp_path: Path
+) -> None:
+    whole = whole_checkpoint("qwen3")
+    model, shape = load_model(whole)[0], shape_of(whole)
+    scores = change_without_each(model, shape, [batch], ["mlp", "block"])
+    expected = [change_of(whole, shape.without("mlp", [layer]), batch, tmp_path / str(layer)) for layer in range(4)]
+    assert scores["mlp"] == pytest.approx(expected, abs=1e-5)
+    (drop,) = drop_order(model, shape, [batch], ["block"], count=1)
+    assert scores["block"][drop.layer] == drop.change == min(scores["block"])
+
+
 def test_the_model_computes_afterwards_what_it_did_before(
     whole_checkpoint: Callable[[str], Path], batch: Batch
 ) -> None:
@@ -92,8 +104,12 @@ def test_a_cut_model_goes_on_with_what_is_left(
     first, second = drop_order(load_model(whole)[0], shape, [batch], ["mlp"], count=2)
     cut_checkpoint(whole, tmp_path / "cut", shape.without("mlp", [first.layer]))
     (found,) = drop_order(load_model(tmp_path / "cut")[0], shape_of(tmp_path / "cut"), [batch], ["mlp"], count=1)
-    assert found.layer != first.layer
-    assert isinstance(second, Drop)
+    # Its change is to the cut model, the second's to the whole one: they are the same choice.
+    assert found.layer == second.layer
+    expected = change_of(
+        tmp_path / "cut", shape_of(tmp_path / "cut").without("mlp", [found.layer]), batch, tmp_path / "2"
+    )
+    assert found.change == pytest.approx(expected, abs=1e-5)
 
 
 def test_more_than_there_are_is_refused(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:

@@ -9,7 +9,8 @@ from effir.data.catalog import install_training
 from effir.data.examples import load_examples
 from effir.data.mixture import mix, shares
 from effir.errors import EffirError
-from effir.files import sha256_of
+from effir.files import sha256_of, write_json
+from effir.provenance import licences_of
 
 
 def collection(folder: Path, count: int, split: str = "train") -> Collection:
@@ -56,6 +57,13 @@ def test_params_may_name_several_collections_to_train_on(tmp_path: Path) -> None
     assert len(examples) == 10
     assert {example.query.partition(" of ")[2] for example in examples} == {"a", "b"}
     assert list((tmp_path / "cache").iterdir()) == []  # the parts are gone
+
+
+def test_a_mix_carries_the_licences_of_its_parts(tmp_path: Path) -> None:
+    parts = {name: collection(tmp_path / name, 3) for name in ("known", "unknown")}
+    write_json(tmp_path / "known/SOURCES.json", [{"name": "x", "licence": "MIT"}])
+    mixed = mix(parts, {"known": 1, "unknown": 1}, tmp_path / "mixed")
+    assert licences_of([mixed.folder]) == {"mixed": ["MIT", "not stated"]}
 
 
 def test_a_part_without_a_train_split_is_named(tmp_path: Path) -> None:

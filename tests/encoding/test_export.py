@@ -52,15 +52,25 @@ def test_the_float32_graph_gives_the_same_vectors_of_any_batch(
 
 
 def test_a_lone_text_gets_the_vector_that_it_has_in_a_batch_whatever_its_length(
-    retriever: Callable[..., Path], dev: Collection
+    retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = retriever()
     export_graph(folder, "float32", (), dev, 0.0, 64)
+    compiled: list[int | None] = []
+    usual = openvino.compiled_graph
+
+    def compiling(place: Path, precision: str, length: int | None = None) -> Any:
+        compiled.append(length)
+        return usual(place, precision, length)
+
+    monkeypatch.setattr(openvino, "compiled_graph", compiling)
     encoder = open_encoder(folder, "openvino", "float32", 1024)
     texts = ["x" * (length - 1) for length in (1, 16, 17, 32, 33)]  # tokens with EOS: around the lengths with a graph
     together = encoder.documents([*texts, "another"])[:-1]
+    assert compiled == [None]
     for text, expected in zip(texts, together, strict=True):
         np.testing.assert_allclose(encoder.documents([text])[0], expected, atol=1e-5)
+    assert compiled == [None, 16, 32]  # each when the first text of that length came
 
 
 def test_int8_is_near_and_bfloat16_uses_the_float32_graph(retriever: Callable[..., Path], dev: Collection) -> None:

@@ -49,6 +49,11 @@ def test_a_size_is_foreseen_without_cutting() -> None:
     assert predicted_parameters(SHAPE, {**cut, "prune.sublayer": "mlp"}) == 10 * 100 + 6 * (4 + 48 * 3) + 7
 
 
+def test_what_a_ranking_of_two_kinds_will_drop_cannot_be_foreseen() -> None:
+    with pytest.raises(EffirError, match=r"cannot foresee sizes with prune\.sublayer either: vary mlp"):
+        predicted_parameters(SHAPE, {**DEFAULT, "prune.sublayer": "either"})
+
+
 def test_what_is_too_large_is_never_tried_and_nothing_twice(tmp_path: Path) -> None:
     study = Study(PLAN, SHAPE, tmp_path)
     run(study, 6)
