@@ -130,10 +130,10 @@ def main(models: Sequence[tuple[str, Path]]) -> None:
         rows,
         columns=COLUMNS,
         notes=[
-            f"{QUERIES} real queries of `apidocs`, one at a time, padded only where there is a graph a length, where those longer are left out, "
-            f"{torch.get_num_threads()} threads; "
-            f"a query is the median of {ROUNDS} rounds without the profiler, operators are from a run with it. What "
-            "it costs makes `between operators` smaller than it is.",
+            f"{QUERIES} real queries of `apidocs`, one at a time, {torch.get_num_threads()} threads; padded only where "
+            "there is a graph a length, and those longer than the longest of these are left out there. A query is the "
+            f"median of {ROUNDS} rounds without the profiler, operators are from a run with it. What it costs makes "
+            "`between operators` smaller than it is.",
         ],
         settings={"queries": QUERIES, "rounds": ROUNDS},
     )
