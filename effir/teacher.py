@@ -1,13 +1,10 @@
-"""A teacher's opinion of training texts, computed once and kept: vectors of a bi-encoder, scores of a cross-encoder."""
+"""A teacher's opinion of training texts, as it was kept: vectors of a bi-encoder, scores of a cross-encoder."""
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +13,12 @@ from torch import Tensor
 
 from effir.data.examples import Example
 from effir.errors import EffirError
-from effir.files import read_json, require, write_json, writing
+from effir.files import read_json, require
 from effir.ranking import Teacher
-from effir.shards import Vectors, encode_shards
 
 MANIFEST = "teacher.json"
-SHARD = 512
-"""Texts, or pairs of them, that a killed run has to repeat at most."""
-BATCH = 32
 QUERIES, DOCUMENTS, PAIRS = "queries", "documents", "pairs"
-
-Read = Callable[[list[str]], Vectors]
+"""What vectors or scores are of: the names of two files each, ``.npy`` and ``.txt``, the digests of the texts."""
 
 
 @dataclass(frozen=True)
@@ -100,38 +92,8 @@ def surely_negative(examples: Sequence[Example], own: NDArray[np.float32], margi
     return chosen
 
 
-def teach(source: str, folder: Path, examples: Sequence[Example], into: Path, *, max_tokens: int, work: Path) -> str:
-    """Let the model in ``folder`` read all texts of ``examples`` and keep its opinion as ``into``; returns its kind.
-
-    A bi-encoder is asked for vectors of queries and documents, a cross-encoder for a score a pair of a query and one
-    of its own documents. A text is cut at ``max_tokens``, a pair at twice as many, or at what the model can read. A
-    killed run goes on from its last shard in ``work``. EffirError: a folder that is neither.
-    """
-    kind = kind_of(folder)
-    asked = {example.query for example in examples}
-    judged = {text for example in examples for text in (example.positive, *example.negatives)}
-    pairs = {pair for example in examples for pair in _pairs(example)}
-    with writing(into) as draft:
-        draft.mkdir()
-        if kind == "bi-encoder":
-            for name, texts in ((QUERIES, asked), (DOCUMENTS, judged)):
-                _keep(draft, name, sorted(texts), _vectors(folder, name, max_tokens), work, np.float16)
-        else:
-            _keep(draft, PAIRS, sorted(pairs), _judge(folder, max_tokens), work, np.float32)
-        write_json(draft / MANIFEST, {"source": source, "kind": kind, "max_tokens": max_tokens})
-    shutil.rmtree(work, ignore_errors=True)
-    return kind
-
-
-def no_teacher(into: Path) -> None:
-    """Keep that there is none."""
-    with writing(into) as draft:
-        draft.mkdir()
-        write_json(draft / MANIFEST, {"source": ""})
-
-
 def load_teacher(folder: Path, examples: Sequence[Example]) -> Teacher | None:
-    """Open what :func:`teach` kept, for examples whose texts it read; None where there is no teacher.
+    """Open what the stage `teach` kept, for examples whose texts it read; None where there is no teacher.
 
     EffirError where it read other texts.
     """
@@ -139,7 +101,7 @@ def load_teacher(folder: Path, examples: Sequence[Example]) -> Teacher | None:
     if not manifest["source"]:
         return None
     if manifest["kind"] == "cross-encoder":
-        rows = _rows(folder, PAIRS, (pair for example in examples for pair in _pairs(example)))
+        rows = _rows(folder, PAIRS, (pair for example in examples for pair in pairs_of(example)))
         scores: NDArray[np.float32] = np.load(folder / f"{PAIRS}.npy")[rows, 0]
         return CrossEncoder(scores.reshape(len(examples), -1))
     documents = _rows(folder, DOCUMENTS, (text for e in examples for text in (e.positive, *e.negatives)))
@@ -165,77 +127,20 @@ def taught_examples(
     return chosen, load_teacher(folder, chosen)
 
 
-def kind_of(folder: Path) -> str:
-    """Tell ``bi-encoder`` and ``cross-encoder`` apart by their files; EffirError where it is neither.
-
-    sentence-transformers saves both as modules and says which in a file of its own, which older folders lack.
-    """
-    own, config = (
-        read_json(folder / name, "teach") if (folder / name).is_file() else {}
-        for name in ("config_sentence_transformers.json", "config.json")
-    )
-    classifies = any("SequenceClassification" in name for name in config.get("architectures") or ())
-    if own.get("model_type") == "CrossEncoder" or (classifies and not (folder / "modules.json").is_file()):
-        if len(config.get("id2label") or [1]) > 1:
-            raise EffirError(f"{folder} sorts into several classes: finetune.teacher must give one score a pair")
-        return "cross-encoder"
-    if (folder / "modules.json").is_file():
-        return "bi-encoder"
-    raise EffirError(
-        f"{folder} is no teacher: finetune.teacher must name a sentence-transformers folder or a cross-encoder"
-    )
-
-
-def _pairs(example: Example) -> list[str]:
+def pairs_of(example: Example) -> list[str]:
+    """Return an example's query with each of its own documents, the positive first, as JSON."""
     return [json.dumps([example.query, text]) for text in (example.positive, *example.negatives)]
 
 
-def _vectors(folder: Path, name: str, max_tokens: int) -> Read:
-    from sentence_transformers import SentenceTransformer
-
-    model: Any = SentenceTransformer(str(folder))
-    model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
-    prompt = {QUERIES: "query", DOCUMENTS: "document"}[name]
-    named = {"prompt_name": prompt} if prompt in model.prompts else {}
-    return partial(model.encode, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False, **named)
-
-
-def _judge(folder: Path, max_tokens: int) -> Read:
-    from sentence_transformers import CrossEncoder as Judge
-
-    model: Any = Judge(str(folder))
-    model.max_seq_length = min(2 * max_tokens, model.max_seq_length or 2 * max_tokens)
-    plain = torch.nn.Identity()  # logits: the loss has a softmax of its own
-
-    def judge(pairs: list[str]) -> Vectors:
-        texts = [tuple(json.loads(pair)) for pair in pairs]
-        found = model.predict(texts, batch_size=BATCH, activation_fn=plain, show_progress_bar=False)
-        return np.asarray(found, dtype=np.float32).reshape(-1, 1)
-
-    return judge
-
-
-def _keep(into: Path, name: str, texts: Sequence[str], read: Read, work: Path, dtype: Any) -> None:
-    """Write what ``read`` gives for each text, and the digests by which it is found again."""
-    place = work / name
-    shards = list(encode_shards(((str(i), "", text) for i, text in enumerate(texts)), read, place, SHARD))
-    shape = (len(texts), shards[0].dimension)
-    kept = np.lib.format.open_memmap(into / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
-    for shard in shards:
-        start = shard.number * SHARD
-        kept[start : start + shard.documents] = np.load(shard.vectors(place))
-    kept.flush()
-    (into / f"{name}.txt").write_text("".join(f"{_digest(text)}\n" for text in texts), encoding="ascii")
+def digest(text: str) -> str:
+    """Name a text in little space."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _rows(folder: Path, name: str, texts: Iterable[str]) -> NDArray[np.int64]:
     lines = require(folder / f"{name}.txt", made_by="teach").read_text(encoding="ascii").split()
-    row_of = {digest: row for row, digest in enumerate(lines)}
+    row_of = {line: row for row, line in enumerate(lines)}
     try:
-        return np.array([row_of[_digest(text)] for text in texts], dtype=np.int64)
+        return np.array([row_of[digest(text)] for text in texts], dtype=np.int64)
     except KeyError:
         raise EffirError(f"{folder} was taught on other texts: run `dvc repro teach`") from None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

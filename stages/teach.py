@@ -6,7 +6,7 @@ from effir.data.examples import load_examples
 from effir.data.sources import fetch
 from effir.files import require, state_dir
 from effir.resuming import checkpoints_for
-from effir.teacher import no_teacher, teach
+from effir.teaching import no_teacher, teach
 from stages.paths import TEACHER, TRAIN
 from stages.program import running
 
