@@ -213,6 +213,7 @@ def write(
         columns=show,
         notes=notes,
         settings={**settings, "limit": limit, "quality": kept},
+        command="encode" if name == "encode" else f"encode --set {folder.name}",
     )
 
 

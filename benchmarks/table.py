@@ -45,15 +45,19 @@ def save(
     columns: Mapping[str, Callable[[Mapping[str, Any]], str]],
     notes: Sequence[str],
     settings: Mapping[str, Any],
+    command: str = "",
 ) -> None:
-    """Write ``results/<name>.json``, all of it, and ``<name>.md``, its ``columns``: a heading and what a row shows."""
+    """Write ``results/<name>.json``, all of it, and ``<name>.md``, its ``columns``: a heading and what a row shows.
+
+    ``command`` is what follows ``python -m benchmarks.``; left out, it is the name.
+    """
     found = machine()
     write_json(RESULTS / f"{name}.json", {"title": title, "settings": settings, "machine": found, "rows": rows})
     table = [list(columns), ["---"] * len(columns), *([show(row) for show in columns.values()] for row in rows)]
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     where = f"{found['cores']} cores of {found['processor']}, commit {found['commit']}, {found['date']}"
-    command = f"`python -m benchmarks.{name}`"
-    text = "\n".join([f"# {title}", "", *lines, "", *(f"- {note}" for note in notes), f"- {command}; {where}.", ""])
+    made = f"- `python -m benchmarks.{command or name}`; {where}."
+    text = "\n".join([f"# {title}", "", *lines, "", *(f"- {note}" for note in notes), made, ""])
     with writing(RESULTS / f"{name}.md") as draft:
         draft.write_text(text, encoding="utf-8")
 
