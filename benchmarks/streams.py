@@ -19,9 +19,9 @@ from effir.evaluation.cost import alternate
 from stages.paths import EVAL
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
-DOCUMENTS = 96
-BUDGETS = (256, 1024)
-ROUNDS = 5
+DOCUMENTS = 48
+BUDGETS = (1024,)
+ROUNDS = 3
 
 Feed = dict[str, Any]
 

@@ -1,7 +1,5 @@
 """A teacher's opinion of training texts, as it was kept: vectors of a bi-encoder, scores of a cross-encoder."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +12,8 @@ from torch import Tensor
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.files import read_json, require
+from effir.opinions import DOCUMENTS, MANIFEST, PAIRS, QUERIES, digest, pairs_of
 from effir.ranking import Teacher
-
-MANIFEST = "teacher.json"
-QUERIES, DOCUMENTS, PAIRS = "queries", "documents", "pairs"
-"""What vectors or scores are of: the names of two files each, ``.npy`` and ``.txt``, the digests of the texts."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +120,6 @@ def taught_examples(
         return [replace(example, negatives=example.negatives[:count]) for example in examples], None
     chosen = surely_negative(examples, teacher.own, margin, count)
     return chosen, load_teacher(folder, chosen)
-
-
-def pairs_of(example: Example) -> list[str]:
-    """Return an example's query with each of its own documents, the positive first, as JSON."""
-    return [json.dumps([example.query, text]) for text in (example.positive, *example.negatives)]
-
-
-def digest(text: str) -> str:
-    """Name a text in little space."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _rows(folder: Path, name: str, texts: Iterable[str]) -> NDArray[np.int64]:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from effir.data.examples import Example
 from effir.encoding.backends import open_encoder
 from effir.encoding.texts import POOLING
 from effir.errors import EffirError
 from effir.files import read_json, write_json, writing
+from effir.opinions import DOCUMENTS, MANIFEST, PAIRS, QUERIES, digest, pairs_of
 from effir.shards import Vectors, encode_shards
-from effir.teacher import DOCUMENTS, MANIFEST, PAIRS, QUERIES, digest, pairs_of
 
 SHARD = 512
 """Texts, or pairs of them, that a killed run has to repeat at most."""
@@ -47,13 +46,6 @@ def teach(source: str, folder: Path, examples: Sequence[Example], into: Path, *,
         write_json(draft / MANIFEST, {"source": source, "kind": kind, "max_tokens": max_tokens})
     shutil.rmtree(work, ignore_errors=True)
     return kind
-
-
-def no_teacher(into: Path) -> None:
-    """Keep that there is none."""
-    with writing(into) as draft:
-        draft.mkdir()
-        write_json(draft / MANIFEST, {"source": ""})
 
 
 def kind_of(folder: Path) -> str:
@@ -102,6 +94,7 @@ def _vectors(folder: Path, name: str, max_tokens: int) -> Read:
 
 
 def _judge(folder: Path, max_tokens: int) -> Read:
+    import torch
     from sentence_transformers import CrossEncoder as Judge
 
     model: Any = Judge(str(folder))

@@ -5,8 +5,9 @@ import click
 from effir.data.examples import load_examples
 from effir.data.sources import fetch
 from effir.files import require, state_dir
+from effir.opinions import no_teacher
 from effir.resuming import checkpoints_for
-from effir.teaching import no_teacher, teach
+from effir.teaching import teach
 from stages.paths import TEACHER, TRAIN
 from stages.program import running
 

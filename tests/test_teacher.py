@@ -13,9 +13,10 @@ from effir.data.examples import Example
 from effir.encoding.encoder import TextEncoder
 from effir.errors import EffirError
 from effir.files import write_json
+from effir.opinions import no_teacher
 from effir.retriever import build_retriever, encode_documents, encode_queries, save_retriever
 from effir.teacher import load_teacher, surely_negative, taught_examples
-from effir.teaching import SHARD, is_retriever, kind_of, no_teacher, teach
+from effir.teaching import SHARD, is_retriever, kind_of, teach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

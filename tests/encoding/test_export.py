@@ -54,7 +54,7 @@ def test_the_float32_graph_gives_the_same_vectors_of_any_batch(
 def test_a_lone_text_gets_the_vector_that_it_has_in_a_batch_whatever_its_length(
     retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = retriever()
+    folder = retriever(document_prompt="", max_tokens=40)
     export_graph(folder, "float32", (), dev, 0.0, 64)
     compiled: list[int | None] = []
     usual = openvino.compiled_graph
@@ -65,7 +65,7 @@ def test_a_lone_text_gets_the_vector_that_it_has_in_a_batch_whatever_its_length(
 
     monkeypatch.setattr(openvino, "compiled_graph", compiling)
     encoder = open_encoder(folder, "openvino", "float32", 1024)
-    texts = ["x" * (length - 1) for length in (1, 16, 17, 32, 33)]  # tokens with EOS: around the lengths with a graph
+    texts = ["x" * (tokens - 2) for tokens in (2, 16, 17, 32, 33)]  # with BOS and EOS, around the lengths of graphs
     together = encoder.documents([*texts, "another"])[:-1]
     assert compiled == [None]
     for text, expected in zip(texts, together, strict=True):
