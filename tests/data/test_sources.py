@@ -366,7 +366,7 @@ def holding(name: str | zipfile.ZipInfo) -> Callable[[Path], None]:
         (truncated, "damaged"),
         (lambda path: path.write_bytes(b"\x1f\x8b not a zip"), "damaged"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_a_hostile_or_damaged_archive_is_refused_and_leaves_nothing(
     make: Callable[[Path], None], says: str, tmp_path: Path
