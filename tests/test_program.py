@@ -85,7 +85,7 @@ def test_a_missing_input_is_one_line_on_stderr_and_status_2(project: Path) -> No
     done = run_stage(project, "prune_depth")
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.strip()]
-    assert errors == ["Error: reports/redundancy.json is missing: run `dvc repro analyze`"]
+    assert errors == ["Error: reports/drop_order.json is missing: run `dvc repro analyze`"]
     assert "Traceback" not in done.stdout + done.stderr
     assert not (project / "models").exists()
 

@@ -1,5 +1,6 @@
 """`effir study`: run what a study still lacks."""
 
+import json
 from pathlib import Path
 
 import click
@@ -10,7 +11,8 @@ RESULTS = Path("studies/results")
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("-S", "--set", "settings", multiple=True, help="KEY=VALUE for every run, not kept: where data come from.")
-def study(path: Path, settings: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The rows as one JSON array, for programs.")
+def study(path: Path, settings: tuple[str, ...], as_json: bool) -> None:
     """Run the experiments of the study PATH that have no result yet; each one's figures are kept as it ends.
 
     Results are studies/results/<name>.json: commit them. A study that was stopped or killed goes on when the command is
@@ -47,6 +49,9 @@ def study(path: Path, settings: tuple[str, ...]) -> None:
         run,
         fetch_healed,
     )
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
     for row in rows:
         figures = "  ".join(f"{name} {found['ndcg_at_10']:.3f}" for name, found in row["quality"].items())
         click.echo(f"{row['name']}: {figures}  {row['cost']['kept_share']:.1%} of the parameters")

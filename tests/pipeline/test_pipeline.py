@@ -81,7 +81,9 @@ def test_git_keeps_figures_and_no_big_artifact(repro: Repro) -> None:
     # The fixture has committed all that git does not ignore.
     tracked = set(repro.project.git("ls-files").split())
     assert {"dvc.lock", "metrics/tiny.json", "metrics/cost.json", "baselines/tiny.json"} <= tracked
-    assert {f"reports/{name}.json" for name in ("redundancy", "slimming", "finetune_loss", "tiny-queries")} <= tracked
+    assert {
+        f"reports/{name}.json" for name in ("redundancy", "drop_order", "slimming", "finetune_loss", "tiny-queries")
+    } <= tracked
     made = [name for name in tracked if name.split("/")[0] in {"models", "data", "indexes", "runs", "mlruns"}]
     assert sorted(made) == ["data/.gitignore", "models/.gitignore"]
     assert not [name for name in tracked if name.endswith((".safetensors", ".db", ".faiss"))]
@@ -219,11 +221,11 @@ def test_bad_input_gives_one_sentence_and_spoils_nothing(repro: Repro, setting: 
 
 
 def test_a_missing_stage_output_names_the_command_that_makes_it(project: Project) -> None:
-    (project.root / "reports/redundancy.json").unlink()
+    (project.root / "reports/drop_order.json").unlink()
     done = project.run(sys.executable, "-m", "stages.prune_depth")
     assert done.returncode == 2
     assert done.stdout.strip().splitlines()[-1] == (
-        "Error: reports/redundancy.json is missing: run `dvc repro analyze`"
+        "Error: reports/drop_order.json is missing: run `dvc repro analyze`"
     )
     assert "Traceback" not in done.stdout
     assert (project.root / "models/depth/config.json").is_file()
