@@ -30,7 +30,8 @@ def study(path: Path, settings: tuple[str, ...], as_json: bool) -> None:
     from effir.studies import fetch_healed, in_experiments, read_study, run_study
     from effir.tracking.runs import flatten
 
-    plan, _ = read_study(path), load_params()
+    load_params()  # refuses what no run could read
+    plan = read_study(path)
     say = partial(click.echo, err=True)
     heard: list[str] = []
 
