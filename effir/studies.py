@@ -20,6 +20,8 @@ from effir.sweeping.trials import run_trial
 
 KEYS = {"question", "settings", "start", "runs"}
 HEALED = "models/healed"
+START = "$start"
+"""As a value of a setting: the folder of the model that the runs start from, as their teacher for instance."""
 LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Keys of params.yaml that do not decide what a run finds."""
 
@@ -72,7 +74,8 @@ def run_study(
     for name, settings in study.runs.items():
         experiment, own = f"{study.name}-{name}", dict(settings)
         if study.start not in (None, name):
-            own["model.base"] = _start(study, rows[str(study.start)], folder).relative_to(project_root()).as_posix()
+            place = _start(study, rows[str(study.start)], folder).relative_to(project_root()).as_posix()
+            own = {key: place if value == START else value for key, value in {"model.base": START, **own}.items()}
         if name in rows:
             _agree(rows[name], own, params, results)
             continue
