@@ -43,8 +43,7 @@ def running(encoder: TextEncoder, work: Sequence[tuple[Any, Any]]) -> Run:
     """Return a function that encodes all batches."""
 
     def run() -> None:
-        for tokens, lengths in work:
-            encoder.forward(tokens, lengths)
+        encoder.forward(work)
 
     return run
 

@@ -11,8 +11,10 @@ from effir.encoding.texts import TextReader
 
 Tokens = NDArray[np.int64]
 Vectors = NDArray[np.float32]
-Forward = Callable[[Tokens, Rows], Vectors]
-"""Token ids (batch, tokens), padded on the right, and lengths (batch,), to unit vectors (batch, hidden)."""
+Batch = tuple[Tokens, Rows]
+"""Token ids (batch, tokens), padded on the right, and lengths (batch,)."""
+Forward = Callable[[Sequence[Batch]], Sequence[Vectors]]
+"""Batches to each one's unit vectors (batch, hidden); a runtime may work on several at a time."""
 
 CHUNK = 1024
 """Texts tokenised at a time, while those before them are encoded."""
@@ -47,7 +49,7 @@ class TextEncoder:
     def _vectors(self, ids: Sequence[Sequence[int]]) -> Vectors:
         lengths = np.array([len(text) for text in ids], dtype=np.int64)
         batches = list(token_batches(lengths, self.budget))
-        found = [self.forward(padded(ids, rows, lengths), lengths[rows]) for rows in batches]
+        found = self.forward([(padded(ids, rows, lengths), lengths[rows]) for rows in batches])
         vectors = np.empty((len(ids), found[0].shape[1]), np.float32)
         for rows, values in zip(batches, found, strict=True):
             vectors[rows] = values

@@ -4,13 +4,16 @@
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from effir.encoding.encoder import TextEncoder, Tokens, Vectors
+from effir.encoding.batches import Rows
+from effir.encoding.encoder import Batch, TextEncoder, Tokens, Vectors
 from effir.encoding.texts import TextReader
 from effir.files import require
 
@@ -46,26 +49,55 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
 def open_graph(folder: Path, reader: TextReader, precision: str, budget: int) -> TextEncoder:
     """Open what :func:`write_graph` wrote in ``folder``; ``precision`` as params.yaml names it.
 
-    One thread at a time may encode: all batches go through one request, lone texts through one a length in ``ALONE``,
-    which is compiled when the first such text comes (a second, and the weights in memory once more).
+    One thread at a time may encode. EffirError where there is no graph.
     """
-    batches = compiled_graph(folder, precision).create_infer_request()  # one: a batch allocates only its result
-    alone: dict[int, Any] = {}
+    require(folder / GRAPH, made_by="export")
+    return TextEncoder(reader, _Graphs(folder, precision).forward, budget)
 
-    def request_for(length: int) -> Any:
-        if length not in alone:
-            alone[length] = compiled_graph(folder, precision, length).create_infer_request()
-        return alone[length]
 
-    def forward(tokens: Tokens, lengths: Tokens) -> Vectors:
+class _Graphs:
+    """A graph as it is compiled for each way of use, when the first such comes: a second, and its weights once more.
+
+    A lone text of up to ``ALONE`` tokens runs in a graph of its length; batches one after the other on all cores; in
+    int8, many batches one a core: its products are so cheap that cores would wait for each other.
+    """
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        self.streams = (os.cpu_count() or 1) if precision == "int8" else 1
+        self._compile = partial(compiled_graph, folder, precision)
+        self._requests: dict[int | None, Any] = {}
+        self._queue: Any = None
+
+    def forward(self, batches: Sequence[Batch]) -> Sequence[Vectors]:
+        if self.streams > 1 and len(batches) >= 2 * self.streams:  # fewer would leave cores idle at the end
+            return self._together(batches)
+        return [self._one(tokens, lengths) for tokens, lengths in batches]
+
+    def _one(self, tokens: Tokens, lengths: Rows) -> Vectors:
         padded = padded_alone(tokens)
-        request = batches if padded is None else request_for(padded.shape[1])
+        length = None if padded is None else padded.shape[1]
+        if length not in self._requests:
+            self._requests[length] = self._compile(length).create_infer_request()
         feed = {"input_ids": tokens if padded is None else padded, "lengths": lengths}
-        found: Any = request.infer(feed, share_inputs=True)[0]
-        vectors: Vectors = np.array(found)
+        vectors: Vectors = np.array(self._requests[length].infer(feed, share_inputs=True)[0])
         return vectors
 
-    return TextEncoder(reader, forward, budget)
+    def _together(self, batches: Sequence[Batch]) -> Sequence[Vectors]:
+        import openvino
+
+        found: dict[int, Vectors] = {}
+
+        def keep(request: Any, number: int) -> None:
+            found[number] = np.array(request.get_output_tensor(0).data)
+
+        if self._queue is None:
+            graph = self._compile(NUM_STREAMS=self.streams, PERFORMANCE_HINT="THROUGHPUT")
+            self._queue = openvino.AsyncInferQueue(graph, self.streams)
+        self._queue.set_callback(keep)
+        for number, (tokens, lengths) in enumerate(batches):
+            self._queue.start_async({"input_ids": tokens, "lengths": lengths}, number, share_inputs=True)
+        self._queue.wait_all()
+        return [found[number] for number in range(len(batches))]
 
 
 def padded_alone(tokens: Tokens) -> Tokens | None:
@@ -93,7 +125,7 @@ def compiled_graph(folder: Path, precision: str, length: int | None = None, **se
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all cores
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
     }
-    graph = core.read_model(str(require(folder / GRAPH, made_by="export")))
+    graph = core.read_model(str(folder / GRAPH))
     if length:
         graph.reshape({"input_ids": [1, length], "lengths": [1]})
     return core.compile_model(graph, "CPU", {**usual, **settings})

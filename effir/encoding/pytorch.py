@@ -1,11 +1,12 @@
 """The `torch` backend: on CPUs packed matrices, on a GPU the model as it is."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from effir.encoding.encoder import TextEncoder, Tokens, Vectors
+from effir.encoding.encoder import Batch, TextEncoder, Vectors
 from effir.encoding.pooled import PooledDecoder
 from effir.encoding.texts import TextReader
 from effir.packed import pack
@@ -24,10 +25,13 @@ def torch_encoder(decoder: Any, reader: TextReader, precision: Precision, budget
         parameter.data = parameter.data.to(dtype)
     pack(model, dtype)
 
-    def forward(tokens: Tokens, lengths: Tokens) -> Vectors:
+    def one(batch: Batch) -> Vectors:
+        tokens, lengths = (torch.from_numpy(part).to(device) for part in batch)
         with torch.inference_mode():
-            found = model(torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device))
-        vectors: Vectors = np.asarray(found.cpu())
+            vectors: Vectors = np.asarray(model(tokens, lengths).cpu())
         return vectors
+
+    def forward(batches: Sequence[Batch]) -> Sequence[Vectors]:
+        return [one(batch) for batch in batches]
 
     return TextEncoder(reader, forward, budget)

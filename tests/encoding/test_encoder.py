@@ -95,9 +95,9 @@ def test_more_texts_than_a_chunk_keep_their_order(retriever: Callable[..., Path]
 def test_a_batch_never_exceeds_its_budget(retriever: Callable[..., Path]) -> None:
     reader, seen = TextReader.open(retriever()), []
 
-    def forward(tokens: Any, lengths: Any) -> Any:
-        seen.append(tokens.size)
-        return np.zeros((len(tokens), 2), np.float32)
+    def forward(batches: Any) -> Any:
+        seen.extend(tokens.size for tokens, _ in batches)
+        return [np.zeros((len(tokens), 2), np.float32) for tokens, _ in batches]
 
     TextEncoder(reader, forward, 40).documents(TEXTS * 5)
     assert max(seen) <= 40

@@ -59,9 +59,9 @@ def test_a_lone_text_gets_the_vector_that_it_has_in_a_batch_whatever_its_length(
     compiled: list[int | None] = []
     usual = openvino.compiled_graph
 
-    def compiling(place: Path, precision: str, length: int | None = None) -> Any:
+    def compiling(place: Path, precision: str, length: int | None = None, **settings: Any) -> Any:
         compiled.append(length)
-        return usual(place, precision, length)
+        return usual(place, precision, length, **settings)
 
     monkeypatch.setattr(openvino, "compiled_graph", compiling)
     encoder = open_encoder(folder, "openvino", "float32", 1024)
@@ -83,6 +83,20 @@ def test_int8_is_near_and_bfloat16_uses_the_float32_graph(retriever: Callable[..
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-2)
         assert (found * exact).sum(axis=1).min() > 0.95
         assert not np.array_equal(found, exact)
+
+
+def test_many_batches_of_int8_run_one_a_core_and_keep_their_order(
+    retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = retriever(document_prompt="", max_tokens=40)
+    export_graph(folder, "int8", TEXTS, dev, 1.0, 64)
+    texts = ["x" * (number % 38) + str(number % 10) for number in range(60)]
+    encoder = open_encoder(folder, "openvino", "int8", 64)
+    monkeypatch.setattr(openvino.os, "cpu_count", lambda: 1)
+    one_stream = open_encoder(folder, "openvino", "int8", 64).documents(texts)
+    monkeypatch.setattr(openvino, "padded_alone", lambda tokens: pytest.fail("the batches did not run together"))
+    for _ in range(2):  # the queue serves again
+        np.testing.assert_allclose(encoder.documents(texts), one_stream, atol=1e-5)
 
 
 def test_outliers_are_found_under_the_names_that_the_graph_has(retriever: Callable[..., Path]) -> None:
@@ -146,7 +160,7 @@ def test_what_loses_too_much_is_not_written(
     def spoilt(*args: Any) -> Any:
         encoder = opening(*args)
         forward = encoder.forward
-        encoder.forward = lambda tokens, lengths: forward(tokens, lengths)[::-1]  # each text gets another one's vector
+        encoder.forward = lambda batches: [found[::-1] for found in forward(batches)]  # each text gets another's vector
         return encoder
 
     opening = export.open_graph
