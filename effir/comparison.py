@@ -1,7 +1,8 @@
 """Variants side by side: their figures, paired differences to the first, the params that set them apart. Plain data."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from effir.errors import EffirError
 from effir.evaluation.quality import PairedTest, paired_test
@@ -16,7 +17,9 @@ class Variant:
 
     ``params`` are flat (``prune.width``). ``quality``: set to the figures of ``metrics/<set>.json``; ``scores``: set to
     query id to nDCG@10; ``data``: set to the hash of its corpus, queries and judgements, empty where it is unknown;
-    ``cost``: the figures of ``metrics/cost.json``. ``source`` says where it was read, ``notes`` what to doubt.
+    ``cost``: the figures of ``metrics/cost.json``. ``layers``: the sublayers ``dropped``, as (sublayer, layer), the
+    first first, and the ``widths`` of the MLPs, where they are known. ``source`` says where it was read, ``notes`` what
+    to doubt.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Variant:
     scores: Mapping[str, Mapping[str, float]]
     cost: Mapping[str, float]
     data: Mapping[str, str]
+    layers: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
 

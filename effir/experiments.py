@@ -122,6 +122,7 @@ def _read(tree: _Tree, source: str) -> Variant:
         scores={name: _scores(tree, name) for name in sets},
         cost=tree.json("metrics/cost.json", made_by="measure_cost"),
         data={name: hashes.get(f"data/eval/{name}", "") for name in sets},
+        layers=_layers(tree, flat),
         source=source,
         notes=tuple(_outdated(tree.name, flat, stages)),
     )
@@ -143,6 +144,15 @@ def _scores(tree: _Tree, name: str) -> dict[str, float]:
     if tree.text(path) is None:  # of a revision from before they were kept
         return {}
     return {query: row["ndcg_at_10"] for query, row in tree.json(path, made_by=f"evaluate@{name}").items()}
+
+
+def _layers(tree: _Tree, params: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Read what was cut where; empty for a revision from before the order of drops was kept."""
+    if tree.text("reports/drop_order.json") is None:
+        return {}
+    order = tree.json("reports/drop_order.json", made_by="analyze")[: int(params["prune.depth"])]
+    widths = tree.json("reports/slimming.json", made_by="prune_width")["widths"]
+    return {"dropped": [[each["sublayer"], each["layer"]] for each in order], "widths": widths}
 
 
 def _stages(lock: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def _row(name: str, settings: Mapping[str, Value], found: Variant) -> dict[str, 
         "quality": {one: dict(figures) for one, figures in found.quality.items()},
         "scores": {one: {q: round(s, 4) for q, s in scores.items()} for one, scores in found.scores.items()},
         "cost": dict(found.cost),
+        "layers": dict(found.layers),
         "data": dict(found.data),
         "params": {key: value for key, value in found.params.items() if not key.startswith(LOCAL)},
     }

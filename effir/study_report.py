@@ -1,40 +1,50 @@
-"""A study's table and picture, from its JSON alone."""
+"""Tables and pictures of studies, from their JSON alone."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from effir.comparison import Comparison, Variant, compare
 from effir.files import read_json, writing
+from effir.study_pictures import layers_picture, pareto, picture
 
-# Okabe and Ito's palette, which the colour-blind can tell apart, and a marker for each colour.
-STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
-
-mpl.use("Agg")
+PARETO = "pareto"
 
 
-def report(results: Path) -> list[Path]:
-    """Write ``<study>.md`` and ``<study>.png`` beside every ``<study>.json`` of a folder; returns what was written."""
-    written = []
+def report(results: Path, outsiders: Path | None = None) -> list[Path]:
+    """Write table and pictures beside every ``<study>.json`` of a folder, and one over all; returns what was written.
+
+    ``<study>.md``, ``<study>.png``, and ``<study>-layers.png`` where it is known what was cut where. ``pareto.png``
+    holds the runs of all studies and ``outsiders``, the JSON of `benchmarks.outsiders`, by speed.
+    """
+    written, everyone = [], {}
     for path in sorted(results.glob("*.json")):
         found = read_json(path, made_by="report")
-        variants = [variant_of(row) for row in found["rows"]]
+        variants = everyone[path.stem] = [variant_of(row) for row in found["rows"]]
         with writing(path.with_suffix(".md")) as draft:
             draft.write_text(table(path.stem, found["question"], variants), encoding="utf-8")
-        with writing(path.with_suffix(".png")) as draft:
-            picture(found["question"], variants).savefig(draft, format="png", dpi=120, metadata={"Software": None})
-        written += [path.with_suffix(".md"), path.with_suffix(".png")]
+        figures = {path.stem: picture(found["question"], variants), f"{path.stem}-layers": layers_picture(variants)}
+        written += [path.with_suffix(".md"), *_drawn(results, figures)]
+    if everyone:
+        small = read_json(outsiders, made_by="report")["rows"] if outsiders and outsiders.exists() else []
+        written += _drawn(results, {PARETO: pareto(everyone, small)})
     return written
+
+
+def _drawn(results: Path, figures: Mapping[str, Figure | None]) -> list[Path]:
+    drawn = {results / f"{name}.png": figure for name, figure in figures.items() if figure}
+    for path, figure in drawn.items():
+        with writing(path) as draft:
+            figure.savefig(draft, format="png", dpi=120, metadata={"Software": None})
+    return list(drawn)
 
 
 def variant_of(row: Mapping[str, Any]) -> Variant:
     """Read a row as a variant that can be compared."""
     known = {key: row[key] for key in ("quality", "scores", "cost", "data", "source")}
-    return Variant(row["name"], params=row["settings"], **known)
+    return Variant(row["name"], params=row["settings"], layers=row.get("layers", {}), **known)
 
 
 def table(study: str, question: str, variants: Sequence[Variant]) -> str:
@@ -71,34 +81,3 @@ def _difference(variant: Variant, found: Comparison, name: str) -> str:
     if one is None or one.test is None or one.p is None:
         return one.reason if one else ""
     return f"{one.test.difference:+.3f} ({one.test.low:+.3f} to {one.test.high:+.3f}), p {one.p:.2g}"
-
-
-def picture(question: str, variants: Sequence[Variant]) -> Figure:
-    """Draw nDCG@10 over the parameters kept, a panel a set; runs named ``<way>-<number>`` make one curve."""
-    sets = list(variants[0].quality)
-    figure = Figure(figsize=(1.5 + 4.5 * len(sets), 4.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
-        for (way, members), (colour, marker) in zip(
-            _ways([v for v in variants if name in v.quality]).items(), cycle(STYLES), strict=False
-        ):
-            figures = [v.quality[name] for v in members]
-            y = [f["ndcg_at_10"] for f in figures]
-            below = [f["ndcg_at_10"] - f["ndcg_at_10_low"] for f in figures]
-            above = [f["ndcg_at_10_high"] - f["ndcg_at_10"] for f in figures]
-            x = [100 * v.cost["kept_share"] for v in members]
-            axes.errorbar(x, y, [below, above], color=colour, marker=marker, capsize=3, label=way)
-        axes.set(xlabel="parameters beside the embeddings, % of full size", ylabel="nDCG@10", title=name)
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend()
-    figure.suptitle(question)
-    return figure
-
-
-def _ways(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
-    found: dict[str, list[Variant]] = {}
-    for variant in variants:
-        way, _, number = variant.name.rpartition("-")
-        found.setdefault(way if number.isdigit() else variant.name, []).append(variant)
-    return {way: sorted(members, key=lambda v: v.cost["kept_share"]) for way, members in found.items()}

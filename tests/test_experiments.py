@@ -26,7 +26,7 @@ def git(*arguments: str) -> str:
 
 def write_figures(width: float, ndcg: float) -> None:
     """Leave in the working tree what a pipeline with ``prune.width`` leaves, every query scored ``ndcg``."""
-    params = {"data": {"eval": ["apidocs"]}, "prune": {"width": width}}
+    params = {"data": {"eval": ["apidocs"]}, "prune": {"width": width, "depth": 1}}
     hashes = [{"path": f"data/eval/{name}", "hash": "md5", "md5": f"hash of {name}"} for name in ("apidocs", "removed")]
     stages = {
         "download_eval@apidocs": {"cmd": "download", "outs": hashes[:1]},
@@ -38,6 +38,8 @@ def write_figures(width: float, ndcg: float) -> None:
     for path, value in {
         "metrics/apidocs.json": {"ndcg_at_10": ndcg, "queries": 10},
         "metrics/removed.json": {"ndcg_at_10": 0.0},
+        "reports/drop_order.json": [{"sublayer": "mlp", "layer": 3, "change": 0.1}, {"sublayer": "mlp", "layer": 1}],
+        "reports/slimming.json": {"method": "slimming", "widths": [8, 6, 8, 0], "scores": None},
         "metrics/cost.json": {"document_speedup": 1 / width},
         "reports/apidocs-queries.json": {f"q{i}": {"ndcg_at_10": ndcg, "recall_at_10": 0.0} for i in range(10)},
     }.items():
@@ -106,6 +108,7 @@ def test_a_commit_an_experiment_and_the_working_tree_each_give_their_own_figures
     assert [v.quality["apidocs"]["ndcg_at_10"] for v in found] == [0.75, 0.25, 0.125]
     assert [v.scores["apidocs"]["q3"] for v in found] == [0.75, 0.25, 0.125]
     assert [v.cost["document_speedup"] for v in found] == [1 / 0.9, 1 / 0.5, 1 / 0.6]
+    assert all(v.layers == {"dropped": [["mlp", 3]], "widths": [8, 6, 8, 0]} for v in found)  # as deep as prune.depth
     assert [v.source for v in found] == [
         f"commit {first}",
         f"commit {narrow.commit}, DVC experiment narrow",

@@ -4,17 +4,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from effir.files import write_json
-from effir.study_report import picture, report, table, variant_of
+from effir.study_pictures import layers_picture, pareto, picture
+from effir.study_report import report, table, variant_of
 
 
 def row(name: str, share: float, score: float, queries: int = 20) -> dict[str, Any]:
     scores = {f"q{i}": score + 0.01 * (i % 3) for i in range(queries)}
     middle = sum(scores.values()) / queries
     figures = {"ndcg_at_10": middle, "ndcg_at_10_low": middle - 0.05, "ndcg_at_10_high": middle + 0.05}
-    cost = {"parameters_without_embeddings": 1e8 * share, "kept_share": share}
+    cost = {"parameters_without_embeddings": 1e8 * share, "kept_share": share, "document_speedup": 1 / share}
     return {
         "name": name,
         "settings": {"prune.depth": 2},
@@ -53,12 +55,38 @@ def test_runs_of_one_way_make_one_curve_from_small_to_large() -> None:
 def test_every_study_gets_its_page_and_picture_the_same_bytes_again(tmp_path: Path) -> None:
     write_json(tmp_path / "direct.json", {"question": "Which?", "rows": ROWS})
     written = report(tmp_path)
-    assert [path.name for path in written] == ["direct.md", "direct.png"]
+    assert [path.name for path in written] == ["direct.md", "direct.png", "pareto.png"]
     before = [path.read_bytes() for path in written]
     with Image.open(tmp_path / "direct.png") as image:
         assert image.width > 500
     report(tmp_path)
     assert [path.read_bytes() for path in written] == before
+
+
+def test_speed_and_quality_of_all_studies_stand_in_one_picture_with_outsiders() -> None:
+    studies = {"one": [variant_of(row("full", 1.0, 0.6)), variant_of(row("mlp-2", 0.5, 0.4))], "two": []}
+    studies["two"] = [
+        variant_of({**row("worse", 0.8, 0.3), "quality": {"tiny": {"ndcg_at_10": 0.3, "bm25_ndcg_at_10": 0.5}}})
+    ]
+    small = {"name": "small", "document_speedup": {"median": 3.0}, "quality": {"tiny": {"ndcg_at_10": 0.5}}}
+    axes = pareto(studies, [small]).axes[0]
+    drawn = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
+    assert [speed for speed, _ in drawn["one"]] == [1.0, 2.0]
+    assert drawn["_"] == [[3.0, 0.5]]
+    assert [speed for speed, _ in drawn["best at its speed"]] == [1.0, 2.0]  # `worse` is slower than mlp-2, and worse
+    assert drawn["BM25"][0][1] == 0.5
+    assert {text.get_text() for text in axes.texts} == {"full", "mlp-2", "worse", "small"}
+
+
+def test_the_layers_that_were_cut_are_drawn_a_row_a_run() -> None:
+    cut = {**row("mlp-2", 0.9, 0.5), "layers": {"dropped": [["mlp", 3], ["mlp", 1]], "widths": [8, 0, 6, 0]}}
+    whole = {**row("full", 1.0, 0.6), "layers": {"dropped": [], "widths": [8, 8, 8, 8]}}
+    figure = layers_picture([variant_of(whole), variant_of(cut)])
+    assert figure is not None
+    left, right = figure.axes[:2]
+    assert [(text.get_position(), text.get_text()) for text in left.texts] == [((3, 0), "1m"), ((1, 0), "2m")]
+    assert np.asarray(right.images[0].get_array()).tolist() == [[1.0, 0.0, 0.75, 0.0]]
+    assert layers_picture([variant_of(whole)]) is None
 
 
 def test_no_results_write_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""What a user could take instead of a cut model: a small encoder, on the studies' sets and at their speed."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import faiss
+from sentence_transformers import SentenceTransformer
+
+from benchmarks.contenders import BATCH
+from benchmarks.encode import MINILM
+from benchmarks.table import ratio, save, times
+from effir.data.beir import Collection, open_collection
+from effir.data.sources import fetch
+from effir.evaluation.cost import alternate
+from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
+from effir.files import state_dir
+from effir.params import load_params
+from effir.retriever import build_retriever, encode_documents
+from stages.paths import BASE, DEV, EVAL
+from stages.settings import retriever_settings
+
+DEPTH = 100
+Encode = Callable[[list[str]], Any]
+
+
+def small_encoder(max_tokens: int) -> tuple[Any, Encode]:
+    """Open all-MiniLM-L6-v2 by sentence-transformers; texts are cut where the retriever's are."""
+    model = SentenceTransformer(str(fetch(MINILM, state_dir("downloads"))), device="cpu")
+    model.max_seq_length = max_tokens
+    return model, partial(model.encode, batch_size=BATCH, show_progress_bar=False, normalize_embeddings=True)
+
+
+def quality_of(encode: Encode, collection: Collection) -> tuple[dict[str, float], dict[str, float]]:
+    """Search the whole set exactly; returns figures as `metrics/<set>.json` has them, and nDCG@10 a query."""
+    split = collection.evaluation_split()
+    asked = collection.queries(split)
+    names, contents = zip(*((document.id, document.content) for document in collection.documents()), strict=True)
+    index = faiss.IndexFlatIP((vectors := encode(list(contents))).shape[1])
+    index.add(vectors)
+    scores, rows = index.search(encode(list(asked.values())), DEPTH + 1)
+    run = {
+        query: {names[row]: float(score) for row, score in zip(*found, strict=True)}
+        for query, *found in zip(asked, rows, scores, strict=True)
+    }
+    quality = evaluate_run(run, collection.judgements(split))
+    each = quality.by_query("ndcg_at_10")
+    return summary(quality, bootstrap_bounds(list(each.values()))), {q: round(s, 4) for q, s in each.items()}
+
+
+@click.command()
+@click.option("--set", "sets", multiple=True, type=(str, click.Path(path_type=Path)), help="NAME and its BEIR folder.")
+@click.option("--rounds", default=5, show_default=True)
+def main(sets: Sequence[tuple[str, Path]], rounds: int) -> None:
+    """Evaluate all-MiniLM-L6-v2 on apidocs, apidocs-dev and the sets named, and time it beside the full-size model."""
+    params = load_params()
+    model, encode = small_encoder(params.retriever.max_tokens)
+    folders = {"apidocs": EVAL / "apidocs", "apidocs-dev": DEV, **dict(sets)}
+    quality, scores = {}, {}
+    for name, folder in folders.items():
+        quality[name], scores[name] = quality_of(encode, open_collection(folder))
+        click.echo(f"{name}: {quality[name]['ndcg_at_10']:.3f}")
+    documents = [d.content for d in islice(open_collection(folders["apidocs"]).documents(), params.cost.documents)]
+    usual = partial(encode_documents, build_retriever(BASE, **retriever_settings(params)), documents, batch_size=BATCH)
+    seconds = alternate({"usual": usual, "small": partial(encode, documents)}, rounds)
+    embeddings = model[0].model.embeddings.word_embeddings.weight.numel()
+    row = {
+        "name": "all-MiniLM-L6-v2",
+        "source": MINILM,
+        "parameters_without_embeddings": sum(p.numel() for p in model.parameters()) - embeddings,
+        "document_speedup": ratio(seconds["usual"], seconds["small"]),
+        "quality": quality,
+        "scores": scores,
+    }
+    columns: dict[str, Callable[[Any], str]] = {
+        "": lambda row: row["name"],
+        "parameters beside the embeddings": lambda row: f"{row['parameters_without_embeddings'] / 1e6:.1f} M",
+        "documents, over full size": lambda row: times(row["document_speedup"]),
+        **{f"nDCG@10 {name}": partial(_shown, name) for name in folders},
+    }
+    tokens = params.retriever.max_tokens
+    note = f"Both by sentence-transformers in float32, texts cut at {tokens} tokens, {rounds} alternated rounds."
+    settings = {"documents": len(documents), "rounds": rounds, "max_tokens": tokens}
+    command = " ".join(["outsiders", *(f"--set {name} DIR" for name, _ in sets)])
+    save("outsiders", "Small encoders", [row], columns=columns, notes=[note], settings=settings, command=command)
+
+
+def _shown(name: str, row: Any) -> str:
+    found = row["quality"][name]
+    return f"{found['ndcg_at_10']:.3f} ({found['ndcg_at_10_low']:.3f} to {found['ndcg_at_10_high']:.3f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What studies show: quality by size, quality by speed, and which layers were cut."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain, cycle
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from effir.comparison import Variant
+
+# Okabe and Ito's palette, which the colour-blind can tell apart, and a marker for each colour.
+STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+GREY = "#666666"
+SHORT = {"block": "b", "mlp": "m", "attention": "a"}
+
+mpl.use("Agg")
+
+
+def picture(question: str, variants: Sequence[Variant]) -> Figure:
+    """Draw nDCG@10 over the parameters kept, a panel a set; runs named ``<way>-<number>`` make one curve."""
+    sets = list(variants[0].quality)
+    figure = Figure(figsize=(1.5 + 4.5 * len(sets), 4.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+        for (way, members), (colour, marker) in zip(
+            _ways([v for v in variants if name in v.quality]).items(), cycle(STYLES), strict=False
+        ):
+            figures = [v.quality[name] for v in members]
+            y = [f["ndcg_at_10"] for f in figures]
+            below = [f["ndcg_at_10"] - f["ndcg_at_10_low"] for f in figures]
+            above = [f["ndcg_at_10_high"] - f["ndcg_at_10"] for f in figures]
+            x = [100 * v.cost["kept_share"] for v in members]
+            axes.errorbar(x, y, [below, above], color=colour, marker=marker, capsize=3, label=way)
+        axes.set(xlabel="parameters beside the embeddings, % of full size", ylabel="nDCG@10", title=name)
+        axes.set_ylim(bottom=0)
+        _tidy(axes)
+    figure.suptitle(question)
+    return figure
+
+
+def _ways(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
+    found: dict[str, list[Variant]] = {}
+    for variant in variants:
+        way, _, number = variant.name.rpartition("-")
+        found.setdefault(way if number.isdigit() else variant.name, []).append(variant)
+    return {way: sorted(members, key=lambda v: v.cost["kept_share"]) for way, members in found.items()}
+
+
+def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw nDCG@10 over the measured speed of documents, all runs of all studies, a panel a set; the front is a line.
+
+    Speed is over the full-size model in the same runtime. BM25 encodes nothing: a level. ``outsiders`` are rows of
+    `benchmarks.outsiders`.
+    """
+    sets = list(dict.fromkeys(name for variants in studies.values() for v in variants for name in v.quality))
+    figure = Figure(figsize=(1.5 + 5 * len(sets), 4.8), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+        points: list[tuple[float, float]] = []
+        for (study, variants), (colour, marker) in zip(studies.items(), cycle(STYLES), strict=False):
+            known = [v for v in variants if name in v.quality]
+            found = [(v.cost["document_speedup"], v.quality[name]["ndcg_at_10"]) for v in known]
+            points += found
+            if found:
+                axes.plot(*zip(*found, strict=True), marker, color=colour, label=study)
+            for variant, at in zip(known, found, strict=True):
+                _label(axes, variant.name, at, colour)
+        for row in (row for row in outsiders if name in row["quality"]):
+            at = (row["document_speedup"]["median"], row["quality"][name]["ndcg_at_10"])
+            axes.plot(*at, "*", color="black", markersize=12, label="_")
+            _label(axes, row["name"], at, "black")
+        axes.plot(*zip(*front(points), strict=True), color=GREY, linewidth=1, zorder=0, label="best at its speed")
+        found_by_bm25 = {v.quality[name].get("bm25_ndcg_at_10") for v in chain(*studies.values()) if name in v.quality}
+        for level in found_by_bm25 - {None}:
+            axes.axhline(level, color=GREY, linestyle="--", label="BM25")
+        axes.set(xlabel="documents a second, times the full-size model", ylabel="nDCG@10", title=name)
+        axes.set_ylim(bottom=0)
+        _tidy(axes)
+    figure.suptitle("Quality against measured encoding speed")
+    return figure
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Keep the points (speed, quality) that none is better than in both, the slowest first.
+
+    >>> front([(1.0, 0.7), (2.0, 0.6), (1.5, 0.5), (3.0, 0.2)])
+    [(1.0, 0.7), (2.0, 0.6), (3.0, 0.2)]
+    """
+    kept: list[tuple[float, float]] = []
+    for speed, quality in sorted(points, reverse=True):
+        if not kept or quality > kept[-1][1]:
+            kept.append((speed, quality))
+    return kept[::-1]
+
+
+def layers_picture(variants: Sequence[Variant]) -> Figure | None:
+    """Draw by layer when sublayers were dropped, 1 first, and the widths that are left; None where nothing was cut."""
+    known = [v for v in variants if v.layers.get("dropped") or len(set(v.layers.get("widths", ()))) > 1]
+    if not known:
+        return None
+    widths = np.array([v.layers["widths"] for v in known], dtype=float)
+    figure = Figure(figsize=(2.5 + 0.24 * widths.shape[1] * 2, 1.8 + 0.34 * len(known)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    ranks = np.full(widths.shape, np.nan)
+    for row, variant in enumerate(known):
+        for rank, (sublayer, layer) in enumerate(variant.layers["dropped"], start=1):
+            ranks[row, layer] = rank
+            left.text(layer, row, f"{rank}{SHORT[sublayer]}", ha="center", va="center", fontsize=6.5, color="white")
+    left.imshow(ranks, cmap="cividis", aspect="auto", vmax=np.nanmax(ranks, initial=1) * 1.4)
+    drawn = right.imshow(widths / widths.max(), cmap="cividis", aspect="auto", vmin=0, vmax=1)
+    figure.colorbar(drawn, ax=right, label="width of the MLP that is left, share")
+    left.set(title="order of drops: b block, m MLP, a attention", xlabel="layer")
+    right.set(title="widths", xlabel="layer")
+    left.set_yticks(range(len(known)), [v.name for v in known])
+    return figure
+
+
+def _label(axes: Axes, text: str, at: tuple[float, float], colour: str) -> None:
+    axes.annotate(text, at, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8)
