@@ -150,7 +150,7 @@ def _layers(tree: _Tree, params: Mapping[str, Scalar]) -> dict[str, Any]:
     """Read what was cut where; empty for a revision from before the order of drops was kept."""
     if tree.text("reports/drop_order.json") is None:
         return {}
-    order = tree.json("reports/drop_order.json", made_by="analyze")[: int(params["prune.depth"])]
+    order = tree.json("reports/drop_order.json", made_by="analyze")[: int(params.get("prune.depth", 0))]
     widths = tree.json("reports/slimming.json", made_by="prune_width")["widths"]
     return {"dropped": [[each["sublayer"], each["layer"]] for each in order], "widths": widths}
 
