@@ -62,7 +62,9 @@ class PruneParams(Section):
     sublayer: Literal["mlp", "attention", "block", "either"] = Field(description="mlp, attention, block or either")
     depth: Amount = Field(description="the number of sublayers to drop")
     width: Share = Field(description="the share of the remaining MLP channels that is kept")
-    method: Literal["slimming", "taylor", "magnitude"] = Field(description="slimming, taylor or magnitude")
+    method: Literal["slimming", "taylor", "magnitude", "random"] = Field(
+        description="slimming, taylor, magnitude or random"
+    )
     keep_gates: bool = Field(description="true or false: whether trained gates are folded into the weights")
     multiple_of: Count = Field(description="widths are rounded to a multiple of it, in channels")
     steps: Count = Field(description="steps of gate training, or of gradients for taylor, or of batches for magnitude")

@@ -1,4 +1,4 @@
-"""Score every MLP channel by one of three methods, through one interface."""
+"""Score every MLP channel by one of four methods, through one interface."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from effir.compress.slimming import (
     gating,
     magnitude_scores,
     opened,
+    random_scores,
     taylor_scores,
 )
 from effir.data.examples import Example
@@ -28,7 +29,7 @@ from effir.training import Log, Schedule, fit
 class Scoring:
     """How channels are scored; ``l0_weight`` and ``sharpness`` are the paper's lambda and beta."""
 
-    method: Literal["slimming", "taylor", "magnitude"]
+    method: Literal["slimming", "taylor", "magnitude", "random"]
     temperature: float
     l0_weight: float
     sharpness: float
@@ -48,6 +49,8 @@ def score_channels(
     """
     pairs = [replace(example, negatives=()) for example in examples]
     decoder = model[0].model
+    if scoring.method == "random":
+        return random_scores(decoder, schedule.seed)
     if scoring.method == "magnitude":
         return magnitude_scores(decoder, _tokenised(model, pairs, schedule))
     with gating(decoder) as gates:

@@ -121,6 +121,12 @@ def magnitude_scores(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) 
     }
 
 
+def random_scores(model: nn.Module, seed: int) -> ChannelScores:
+    """Draw scores from [0, 1): what any other method must beat."""
+    generator = torch.Generator().manual_seed(seed)
+    return {layer: torch.rand(p.in_features, generator=generator) for layer, p in down_projections(model).items()}
+
+
 def choose_channels(scores: ChannelScores, keep: float, multiple_of: int) -> dict[int, list[int]]:
     """Rank all channels of all layers together and keep the share ``keep``; layer to its kept channels, ascending.
 

@@ -1,4 +1,4 @@
-"""Gates are exact, undone, and ranked together; three methods score them through one interface."""
+"""Gates are exact, undone, and ranked together; four methods score them through one interface."""
 
 import random
 from collections.abc import Callable
@@ -282,7 +282,7 @@ def retriever(whole_checkpoint: Callable[[str], Path]) -> SentenceTransformer:
     )
 
 
-@pytest.mark.parametrize("method", ["slimming", "taylor", "magnitude"])
+@pytest.mark.parametrize("method", ["slimming", "taylor", "magnitude", "random"])
 def test_every_method_scores_every_channel_and_leaves_the_model_as_it_was(
     retriever: SentenceTransformer, batch: dict[str, Tensor], tmp_path: Path, method: Any
 ) -> None:
@@ -297,6 +297,20 @@ def test_every_method_scores_every_channel_and_leaves_the_model_as_it_was(
     assert torch.equal(states(model, batch), before)
     assert fingerprint(model) == seen
     assert retriever.max_seq_length == 16
+
+
+def test_random_scores_are_decided_by_the_seed(retriever: SentenceTransformer, tmp_path: Path) -> None:
+    def drawn(seed: int) -> Tensor:
+        scoring, schedule = (
+            Scoring("random", temperature=0.1, l0_weight=1e-8, sharpness=5),
+            replace(SCHEDULE, seed=seed),
+        )
+        return torch.cat(
+            list(score_channels(retriever, EXAMPLES, scoring, schedule, tmp_path / "work", lambda *_: None).values())
+        )
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
 
 
 def test_slimming_moves_the_gates_and_a_heavier_lambda_moves_them_down(
