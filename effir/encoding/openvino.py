@@ -5,7 +5,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,25 +46,29 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
     openvino.save_model(graph, str(into / GRAPH), compress_to_fp16=False)
 
 
-def open_graph(folder: Path, reader: TextReader, precision: str, budget: int) -> TextEncoder:
+def open_graph(
+    folder: Path, reader: TextReader, precision: str, budget: int, streams: int | None = None
+) -> TextEncoder:
     """Open what :func:`write_graph` wrote in ``folder``; ``precision`` as params.yaml names it.
 
-    One thread at a time may encode. EffirError where there is no graph.
+    ``streams`` batches run at a time: left out, one a core in int8, whose products are so cheap that cores would wait
+    for each other, and one on all cores otherwise (benchmarks/results/streams.md). One thread at a time may encode.
+    EffirError where there is no graph.
     """
     require(folder / GRAPH, made_by="export")
-    return TextEncoder(reader, _Graphs(folder, precision).forward, budget)
+    usual = (os.cpu_count() or 1) if precision == "int8" else 1
+    return TextEncoder(reader, _Graphs(partial(compiled_graph, folder, precision), streams or usual).forward, budget)
 
 
 class _Graphs:
     """A graph as it is compiled for each way of use, when the first such comes: a second, and its weights once more.
 
-    A lone text of up to ``ALONE`` tokens runs in a graph of its length; batches one after the other on all cores; in
-    int8, many batches one a core: its products are so cheap that cores would wait for each other.
+    A lone text of up to ``ALONE`` tokens runs in a graph of its length, other batches one after the other on all cores,
+    or many of them ``streams`` at a time.
     """
 
-    def __init__(self, folder: Path, precision: str) -> None:
-        self.streams = (os.cpu_count() or 1) if precision == "int8" else 1
-        self._compile = partial(compiled_graph, folder, precision)
+    def __init__(self, compiled: Callable[..., Any], streams: int) -> None:
+        self._compile, self.streams = compiled, streams
         self._requests: dict[int | None, Any] = {}
         self._queue: Any = None
 

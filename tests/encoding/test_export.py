@@ -92,8 +92,8 @@ def test_many_batches_of_int8_run_one_a_core_and_keep_their_order(
     export_graph(folder, "int8", TEXTS, dev, 1.0, 64)
     texts = ["x" * (number % 38) + str(number % 10) for number in range(60)]
     encoder = open_encoder(folder, "openvino", "int8", 64)
-    monkeypatch.setattr(openvino.os, "cpu_count", lambda: 1)
-    one_stream = open_encoder(folder, "openvino", "int8", 64).documents(texts)
+    place = folder / "openvino/int8"
+    one_stream = openvino.open_graph(place, encoder.reader, "int8", 64, streams=1).documents(texts)
     monkeypatch.setattr(openvino, "padded_alone", lambda tokens: pytest.fail("the batches did not run together"))
     for _ in range(2):  # the queue serves again
         np.testing.assert_allclose(encoder.documents(texts), one_stream, atol=1e-5)
