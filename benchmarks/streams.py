@@ -56,7 +56,8 @@ def main(models: Sequence[tuple[str, Path]]) -> None:
     click.echo("\n".join("  ".join(f"{column}: {show(row)}" for column, show in COLUMNS.items()) for row in rows))
     note = f"{DOCUMENTS} documents of `apidocs`, {BUDGET:,} tokens a batch, {ROUNDS} alternated rounds, OpenVINO."
     settings = {"documents": DOCUMENTS, "budget": BUDGET, "rounds": ROUNDS}
-    save("streams", "One stream or one a core", rows, columns=COLUMNS, notes=[note], settings=settings)
+    command = " ".join(["streams", *(f"--model {name} DIR" for name, _ in models)])
+    save("streams", "One stream or one a core", rows, columns=COLUMNS, notes=[note], settings=settings, command=command)
 
 
 if __name__ == "__main__":

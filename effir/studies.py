@@ -33,7 +33,8 @@ Fetch = Callable[[str, Path], None]
 class Study:
     """What is asked, and by which runs: experiment to the keys of params.yaml that it sets.
 
-    ``start``, where it is given, names the first run, whose healed model is every other run's base model.
+    ``start``, where it is given, names the first run, whose healed model is every other run's base model but where the
+    run says ``model.base: null``.
     """
 
     name: str
@@ -75,7 +76,8 @@ def run_study(
         experiment, own = f"{study.name}-{name}", dict(settings)
         if study.start not in (None, name):
             place = _start(study, rows[str(study.start)], folder).relative_to(project_root()).as_posix()
-            own = {key: place if value == START else value for key, value in {"model.base": START, **own}.items()}
+            both = {"model.base": START, **own}
+            own = {key: place if value == START else value for key, value in both.items() if value is not None}
         if name in rows:
             _agree(rows[name], own, params, results)
             continue

@@ -89,6 +89,15 @@ def test_others_start_from_the_healed_model_by_a_path_within_the_project(study: 
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == {"question": "Which?", "rows": rows}
 
 
+def test_a_run_may_start_from_params_yamls_own_model_and_name_the_other_as_its_teacher(
+    study: Study, tmp_path: Path
+) -> None:
+    own = {"model.base": None, "finetune.teacher": "$start"}
+    rows = studied(Study("direct", "Which?", {**study.runs, "anew": own}, "full"), tmp_path, Pipeline())  # type: ignore[dict-item]
+    assert list(rows[2]["settings"]) == ["finetune.teacher"]
+    assert rows[2]["settings"]["finetune.teacher"] == rows[1]["settings"]["model.base"]
+
+
 def test_a_study_goes_on_with_the_run_that_it_lost(study: Study, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     failing, again = Pipeline(failing="direct-mlp-2"), Pipeline()
@@ -162,5 +171,6 @@ def test_every_committed_study_sets_params_that_exist_to_what_they_may_be(path: 
         for key, value in settings.items():
             section, _, name = key.partition(".")
             assert name in values[section]
-            values[section][name] = value
+            if value is not None:  # what params.yaml says
+                values[section][name] = value
         check_params(values)

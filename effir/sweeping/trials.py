@@ -29,7 +29,7 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
     """
     if experiment_named(name) is None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        options = [part for key, value in settings.items() for part in ("--set-param", f"{key}={value}")]
+        options = [part for key, value in settings.items() for part in ("--set-param", f"{key}={override(value)}")]
         command = [sys.executable, "-c", CHILD, "exp", "run", "--temp", "--name", name, *options]
         with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as dvc:
             _follow(dvc, log, tell)
@@ -47,7 +47,18 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
 
 def _flat(settings: Mapping[str, Value]) -> dict[str, Scalar]:
     """Read settings as DVC reads them from its command line, and name them as a variant's params."""
-    return flatten({key: yaml.safe_load(str(value)) for key, value in settings.items()})
+    return flatten({key: yaml.safe_load(override(value)) for key, value in settings.items()})
+
+
+def override(value: object) -> str:
+    """Write a value as both DVC's command line (Hydra's grammar, without quotes) and YAML read it.
+
+    >>> override({"nq": 1, "scifact": 0.5}), override(["a", "b"]), override(True)
+    ('{nq: 1, scifact: 0.5}', '[a, b]', 'True')
+    """
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {override(each)}' for key, each in value.items())}}}"
+    return f"[{', '.join(map(override, value))}]" if isinstance(value, list) else str(value)
 
 
 def _follow(dvc: subprocess.Popen[bytes], log: Path, tell: Callable[[str], None]) -> None:

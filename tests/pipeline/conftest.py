@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -232,3 +233,8 @@ def _write_texts(folder: Path, documents: Sequence[Document], train: int) -> Non
     judged = [(query, {document.id: 1}) for query, document in asked.items()]
     splits = {"train": dict(judged[:train]), "test": dict(judged[train:])}
     write_collection(folder, rest, queries, {split: pairs for split, pairs in splits.items() if pairs})
+
+
+def ran(output: str) -> list[str]:
+    """Names of the stages that DVC ran, in its order."""
+    return re.findall(r"Running stage '([^']+)'", output)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.pipeline.conftest import Project, Repro
+from tests.pipeline.conftest import Project, Repro, ran
 
 pytestmark = pytest.mark.pipeline
 
@@ -31,11 +31,6 @@ served = mlflow.pyfunc.load_model("models:/effir-retriever@challenger").predict(
 opened = SentenceTransformer("models/retriever", trust_remote_code=True).encode(["text"])
 print("DIFFERENCE", numpy.shape(served), float(numpy.abs(served - opened).max()))
 """
-
-
-def ran(output: str) -> list[str]:
-    """Names of the stages that DVC ran, in its order."""
-    return re.findall(r"Running stage '([^']+)'", output)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str, every: float = 0.05) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.conftest import Project
+from tests.pipeline.conftest import Project, ran
 
 pytestmark = pytest.mark.pipeline
 
@@ -16,6 +16,7 @@ settings: {restore.steps: 0, prune.width: 1.0, finetune.steps: 0, analyze.criter
 runs:
   full: {prune.depth: 0, prune.width: 1.0, finetune.teacher: .effir/teacher}
   either-3: {prune.sublayer: either, prune.depth: 3}
+  timed-3: {prune.sublayer: either, prune.depth: 3, cost.rounds: 2}
 """
 
 
@@ -26,12 +27,17 @@ def test_a_study_runs_from_a_healed_taught_model_and_is_reported(project: Projec
     said = project.succeed(sys.executable, "-m", "effir.cli", "study", "studies/tiny.yaml")
     assert "either-3: tiny " in said
     found: Any = project.json("studies/results/tiny.json")
-    full, cut = found["rows"]
-    assert (full["name"], cut["name"]) == ("full", "either-3")
+    full, cut, timed = found["rows"]
+    assert (full["name"], cut["name"], timed["name"]) == ("full", "either-3", "timed-3")
     assert full["cost"]["kept_share"] == 1
     assert cut["settings"]["model.base"].startswith(".effir/studies/tiny-full-")
     assert cut["cost"]["kept_share"] < 1
     assert len(cut["scores"]["tiny"]) == 20
+
+    # A run that differs in its last stages alone repeats no other.
+    log = (project.root / ".effir/studies/tiny-timed-3.log").read_text(encoding="utf-8")
+    assert set(ran(log)) & {"analyze", "restore", "prune_width", "finetune", "measure_cost"} == {"measure_cost"}
+    assert timed["layers"]["dropped"] == cut["layers"]["dropped"]
 
     params, lock = (project.git("show", f"refs/exps/{ref}:{name}") for ref, name in _files(project))
     assert ".effir/teacher" in params
