@@ -112,6 +112,7 @@ class FinetuneParams(Section):
     teacher_vectors: Annotated[float, Field(ge=0)] = Field(
         description="the weight of the distance to the teacher's own vectors"
     )
+    miner: Literal["bm25", "teacher"] = Field(description="bm25 or teacher, which must be a bi-encoder then")
     teacher_margin: float = Field(description="how far below the positive a hard negative must lie by the teacher")
     lora_rank: Count = Field(description="the rank of the adapters")
     lora_alpha: Positive = Field(description="the scale of the adapters times their rank")
@@ -211,6 +212,8 @@ def check_params(values: Any) -> Params:
             f"finetune.negatives must be at most data.negatives ({params.data.negatives}), "
             f"got {params.finetune.negatives}: mine more or train with fewer"
         )
+    if params.finetune.miner == "teacher" and not params.finetune.teacher:
+        raise EffirError("finetune.miner is teacher, but finetune.teacher names none: name one, or mine by bm25")
     if params.finetune.teacher_vectors and not params.finetune.teacher:
         raise EffirError(
             "finetune.teacher_vectors is above 0 without a teacher: name one as finetune.teacher, or set 0"

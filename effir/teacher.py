@@ -1,12 +1,15 @@
 """A teacher's opinion of training texts, as it was kept: vectors of a bi-encoder, scores of a cross-encoder."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sentence_transformers.util import dot_score, semantic_search
 from torch import Tensor
 
 from effir.data.examples import Example
@@ -14,6 +17,9 @@ from effir.errors import EffirError
 from effir.files import read_json, require
 from effir.opinions import DOCUMENTS, MANIFEST, PAIRS, QUERIES, digest, pairs_of
 from effir.ranking import Teacher
+
+CANDIDATES = 30
+"""Documents that the teacher ranks highest, among which hard negatives are looked for."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,32 @@ def surely_negative(examples: Sequence[Example], own: NDArray[np.float32], margi
     return chosen
 
 
+def confused(examples: Sequence[Example], teacher: BiEncoder, count: int) -> list[Example]:
+    """Give each example the ``count`` documents that the teacher ranks highest and that are no answers of its query.
+
+    Searched are all documents of all examples, as in "ANCE" (Xiong et al., 2021), once. An answer is a positive of
+    any example with the same query.
+    """
+    row_of: dict[str, int] = {}
+    answers: dict[str, set[int]] = defaultdict(set)
+    for example, rows in zip(examples, teacher.document.tolist(), strict=True):
+        row_of |= dict(zip((example.positive, *example.negatives), rows, strict=True))
+        answers[example.query].add(rows[0])
+    texts, rows = list(row_of), np.array(list(row_of.values()))
+    asked, searched = (
+        torch.from_numpy(np.asarray(vectors[some], dtype=np.float32))
+        for vectors, some in ((teacher.queries, teacher.query), (teacher.documents, rows))
+    )
+    found = semantic_search(asked, searched, top_k=count + max(map(len, answers.values())), score_function=dot_score)
+    ranked = ([int(hit["corpus_id"]) for hit in hits] for hits in found)
+    foreign = [[i for i in near if rows[i] not in answers[e.query]] for e, near in zip(examples, ranked, strict=True)]
+    count = min([count, *map(len, foreign)])  # as many for each
+    return [
+        replace(example, negatives=tuple(texts[i] for i in near[:count]))
+        for example, near in zip(examples, foreign, strict=True)
+    ]
+
+
 def load_teacher(folder: Path, examples: Sequence[Example]) -> Teacher | None:
     """Open what the stage `teach` kept, for examples whose texts it read; None where there is no teacher.
 
@@ -99,27 +131,38 @@ def load_teacher(folder: Path, examples: Sequence[Example]) -> Teacher | None:
         rows = _rows(folder, PAIRS, (pair for example in examples for pair in pairs_of(example)))
         scores: NDArray[np.float32] = np.load(folder / f"{PAIRS}.npy")[rows, 0]
         return CrossEncoder(scores.reshape(len(examples), -1))
-    documents = _rows(folder, DOCUMENTS, (text for e in examples for text in (e.positive, *e.negatives)))
     return BiEncoder(
         np.load(folder / f"{QUERIES}.npy", mmap_mode="r"),
         np.load(folder / f"{DOCUMENTS}.npy", mmap_mode="r"),
         _rows(folder, QUERIES, (example.query for example in examples)),
-        documents.reshape(len(examples), -1),
+        _documents(folder, examples),
     )
 
 
 def taught_examples(
-    folder: Path, examples: Sequence[Example], margin: float, count: int
+    folder: Path, examples: Sequence[Example], margin: float, count: int, miner: Literal["bm25", "teacher"] = "bm25"
 ) -> tuple[list[Example], Teacher | None]:
     """Choose ``count`` hard negatives for each example, by the teacher where there is one, and return both.
 
-    Without one they are the first; see :func:`surely_negative` and :func:`load_teacher`.
+    Without one they are the first. With the ``miner`` ``teacher`` they are its own, not those that the examples bring:
+    see :func:`surely_negative`, :func:`confused` and :func:`load_teacher`. EffirError: a cross-encoder, which cannot
+    search.
     """
     teacher = load_teacher(folder, examples)
     if teacher is None:
         return [replace(example, negatives=example.negatives[:count]) for example in examples], None
+    if miner == "teacher":
+        if not isinstance(teacher, BiEncoder):
+            raise EffirError("finetune.teacher is a cross-encoder, which cannot search: set finetune.miner to bm25")
+        examples = confused(examples, teacher, CANDIDATES)
+        teacher = BiEncoder(teacher.queries, teacher.documents, teacher.query, _documents(folder, examples))
     chosen = surely_negative(examples, teacher.own, margin, count)
     return chosen, load_teacher(folder, chosen)
+
+
+def _documents(folder: Path, examples: Sequence[Example]) -> NDArray[np.int64]:
+    found = _rows(folder, DOCUMENTS, (text for e in examples for text in (e.positive, *e.negatives)))
+    return found.reshape(len(examples), -1)
 
 
 def _rows(folder: Path, name: str, texts: Iterable[str]) -> NDArray[np.int64]:

@@ -19,8 +19,8 @@ def main() -> None:
     with running("finetune") as stage:
         params = stage.params
         mined = load_examples(require(TRAIN, made_by="download"), "train", params.data.negatives)
-        margin, count = params.finetune.teacher_margin, params.finetune.negatives
-        examples, teacher = taught_examples(require(TEACHER, made_by="teach"), mined, margin, count)
+        margin, count, miner = params.finetune.teacher_margin, params.finetune.negatives, params.finetune.miner
+        examples, teacher = taught_examples(require(TEACHER, made_by="teach"), mined, margin, count, miner)
         model = build_retriever(require(WIDTH, made_by="prune_width"), **retriever_settings(params))
         settings = {**params.finetune.model_dump(), **retriever_settings(params)}
         curve = heal(

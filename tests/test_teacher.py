@@ -194,6 +194,38 @@ def test_negatives_that_may_be_answers_give_way_to_the_next() -> None:
     assert kept(0.1, 0) == ()
 
 
+def test_a_teacher_finds_what_it_confuses_among_all_documents_but_never_an_answer(
+    bi_encoder: Path, tmp_path: Path
+) -> None:
+    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    chosen, teacher = taught_examples(tmp_path / "kept", EXAMPLES, -2.0, 3, "teacher")  # by that margin all are sure
+    assert teacher is not None
+    everything = ["the first", "a second", "a third", "also first", "a fourth"]
+    model = SentenceTransformer(str(bi_encoder))
+    scores = encode_queries(model, ["first?", "second?"], 2) @ encode_documents(model, everything, 2).T
+    for example, row, answers in zip(
+        chosen, (0, 1, 0), (("the first", "also first"), ("a second",), ("the first", "also first")), strict=True
+    ):
+        ranked = [everything[i] for i in np.argsort(-scores[row]) if everything[i] not in answers]
+        assert len(example.negatives) == 3
+        assert not set(example.negatives) & set(answers)
+        # Neighbours whose scores differ by less than the rounding may swap.
+        wanted = scores[row, [everything.index(text) for text in ranked[:3]]]
+        np.testing.assert_allclose(
+            scores[row, [everything.index(t) for t in example.negatives]], wanted, atol=2 * ROUNDED
+        )
+    # The teacher that comes back scores those.
+    documents = [chosen[1].positive, *chosen[1].negatives]
+    expected = encode_queries(model, ["second?"], 1) @ encode_documents(model, documents, 2).T
+    np.testing.assert_allclose(teacher.own[1], expected[0], atol=ROUNDED)
+
+
+def test_a_cross_encoder_cannot_mine(cross_encoder: Path, tmp_path: Path) -> None:
+    teach("here", cross_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    with pytest.raises(EffirError, match=r"cannot search: set finetune\.miner to bm25"):
+        taught_examples(tmp_path / "kept", EXAMPLES, 0.0, 1, "teacher")
+
+
 def test_the_teacher_of_chosen_negatives_scores_those_and_no_others(bi_encoder: Path, tmp_path: Path) -> None:
     teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
     whole = load_teacher(tmp_path / "kept", EXAMPLES)
