@@ -98,8 +98,9 @@ def _agree(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mappin
     if row["settings"] != settings:
         what = "with other settings than the study"
     else:
-        beside = [key for key in params if key not in settings and not key.startswith(LOCAL)]
-        other = [key for key in beside if same_text(row["params"].get(key)) != same_text(params[key])]
+        # A key that came after the row was made does by default what was done before.
+        beside = [key for key in params if key not in settings and key in row["params"] and not key.startswith(LOCAL)]
+        other = [key for key in beside if same_text(row["params"][key]) != same_text(params[key])]
         said = ", ".join(f"{key}={row['params'].get(key)}" for key in other)
         what = f"while params.yaml said {said}" if other else ""
     if what:
