@@ -1,7 +1,8 @@
-"""How a teacher's opinion lies on disk: which files, and by what a text is found again."""
+"""Of which examples a teacher is asked, and how its opinion lies on disk: by what a text is found again."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from effir.data.examples import Example
@@ -10,6 +11,18 @@ from effir.files import write_json, writing
 MANIFEST = "teacher.json"
 QUERIES, DOCUMENTS, PAIRS = "queries", "documents", "pairs"
 """What vectors or scores are of: the names of two files each, ``.npy`` and ``.txt``, the digests of the texts."""
+
+
+def drawn(examples: Sequence[Example], count: int) -> list[Example]:
+    """Take ``count`` examples, those whose query has the lowest SHA-256, in their order; all of them with 0.
+
+    >>> [e.query for e in drawn([Example(query, "", ()) for query in "abcd"], 2)]
+    ['c', 'd']
+    """
+    if not 0 < count < len(examples):
+        return list(examples)
+    last = sorted(digest(example.query) for example in examples)[count - 1]
+    return [example for example in examples if digest(example.query) <= last][:count]
 
 
 def no_teacher(into: Path) -> None:

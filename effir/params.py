@@ -100,6 +100,7 @@ class FinetuneParams(Section):
     """How the cut model is healed."""
 
     steps: Amount = Field(description="optimiser steps; 0 leaves the model unhealed")
+    examples: Amount = Field(description="training queries that are used; 0 uses all")
     batch_size: Annotated[int, Field(ge=2)] = Field(description="queries in a step, two or more: in-batch negatives")
     mini_batch: Amount = Field(description="texts of which activations are held at a time; 0 holds the whole batch")
     negatives: Annotated[int, Field(ge=0, le=32)] = Field(description="hard negatives a query, at most data.negatives")

@@ -34,7 +34,7 @@ def picture(question: str, variants: Sequence[Variant]) -> Figure:
             x = [100 * v.cost["kept_share"] for v in members]
             axes.errorbar(x, y, [below, above], color=colour, marker=marker, capsize=3, label=way)
         axes.set(xlabel="parameters beside the embeddings, % of full size", ylabel="nDCG@10", title=name)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         _tidy(axes)
     figure.suptitle(question)
     return figure
@@ -75,7 +75,8 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
         for level in found_by_bm25 - {None}:
             axes.axhline(level, color=GREY, linestyle="--", label="BM25")
         axes.set(xlabel="documents a second, times the full-size model", ylabel="nDCG@10", title=name)
-        axes.set_ylim(bottom=0)
+        axes.margins(x=0.15)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         _tidy(axes)
     figure.suptitle("Quality against measured encoding speed")
     return figure
@@ -100,7 +101,7 @@ def layers_picture(variants: Sequence[Variant]) -> Figure | None:
     if not known:
         return None
     widths = np.array([v.layers["widths"] for v in known], dtype=float)
-    figure = Figure(figsize=(2.5 + 0.24 * widths.shape[1] * 2, 1.8 + 0.34 * len(known)), layout="constrained")
+    figure = Figure(figsize=(2.5 + 0.24 * widths.shape[1] * 2, 2.2 + 0.34 * len(known)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     ranks = np.full(widths.shape, np.nan)
     for row, variant in enumerate(known):
@@ -109,9 +110,9 @@ def layers_picture(variants: Sequence[Variant]) -> Figure | None:
             left.text(layer, row, f"{rank}{SHORT[sublayer]}", ha="center", va="center", fontsize=6.5, color="white")
     left.imshow(ranks, cmap="cividis", aspect="auto", vmax=np.nanmax(ranks, initial=1) * 1.4)
     drawn = right.imshow(widths / widths.max(), cmap="cividis", aspect="auto", vmin=0, vmax=1)
-    figure.colorbar(drawn, ax=right, label="width of the MLP that is left, share")
+    figure.colorbar(drawn, ax=right, label="share kept")
     left.set(title="order of drops: b block, m MLP, a attention", xlabel="layer")
-    right.set(title="widths", xlabel="layer")
+    right.set(title="width of each MLP that is left", xlabel="layer")
     left.set_yticks(range(len(known)), [v.name for v in known])
     return figure
 

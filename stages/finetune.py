@@ -4,6 +4,7 @@ import click
 
 from effir.data.examples import load_examples
 from effir.files import require, write_json
+from effir.opinions import drawn
 from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever, save_retriever
 from effir.teacher import taught_examples
@@ -19,6 +20,7 @@ def main() -> None:
     with running("finetune") as stage:
         params = stage.params
         mined = load_examples(require(TRAIN, made_by="download"), "train", params.data.negatives)
+        mined = drawn(mined, params.finetune.examples)
         margin, count, miner = params.finetune.teacher_margin, params.finetune.negatives, params.finetune.miner
         examples, teacher = taught_examples(require(TEACHER, made_by="teach"), mined, margin, count, miner)
         model = build_retriever(require(WIDTH, made_by="prune_width"), **retriever_settings(params))

@@ -5,7 +5,7 @@ import click
 from effir.data.examples import load_examples
 from effir.data.sources import fetch
 from effir.files import require, state_dir
-from effir.opinions import no_teacher
+from effir.opinions import drawn, no_teacher
 from effir.resuming import checkpoints_for
 from effir.teaching import teach
 from stages.paths import TEACHER, TRAIN
@@ -20,8 +20,10 @@ def main() -> None:
         if not source:
             return no_teacher(TEACHER)
         examples = load_examples(require(TRAIN, made_by="download"), "train", stage.params.data.negatives)
+        examples = drawn(examples, stage.params.finetune.examples)
         folder = fetch(source, state_dir("downloads"))
-        work = checkpoints_for("teach", {"max_tokens": max_tokens}, [folder, TRAIN])
+        settings = {"max_tokens": max_tokens, "examples": stage.params.finetune.examples}
+        work = checkpoints_for("teach", settings, [folder, TRAIN])
         teach(source, folder, examples, TEACHER, max_tokens=max_tokens, work=work)
 
 
