@@ -18,7 +18,7 @@ from effir.files import project_root, read_json, write_json, writing
 from effir.sweeping.space import Value
 from effir.sweeping.trials import run_trial
 
-KEYS = {"question", "settings", "start", "runs"}
+KEYS = {"question", "settings", "start", "rival", "runs"}
 HEALED = "models/healed"
 START = "$start"
 """As a value of a setting: the folder of the model that the runs start from, as their teacher for instance."""
@@ -34,13 +34,14 @@ class Study:
     """What is asked, and by which runs: experiment to the keys of params.yaml that it sets.
 
     ``start``, where it is given, names the first run, whose healed model is every other run's base model but where the
-    run says ``model.base: null``.
+    run says ``model.base: null``. ``rival`` names the run that the report tests the others against, beside the first.
     """
 
     name: str
     question: str
     runs: Mapping[str, Mapping[str, Value]]
     start: str | None = None
+    rival: str | None = None
 
 
 def read_study(path: Path) -> Study:
@@ -59,7 +60,9 @@ def read_study(path: Path) -> Study:
     if start is not None and start != next(iter(plan["runs"])):
         raise EffirError(f"{path} starts from {start!r}, which is not the first of its runs")
     runs = {name: {**({} if name == start else shared), **(own or {})} for name, own in plan["runs"].items()}
-    return Study(path.stem, str(plan.get("question", "")), runs, start)
+    if (rival := plan.get("rival")) not in (None, *runs):
+        raise EffirError(f"{path} has the rival {rival!r}, which is none of its runs: {', '.join(runs)}")
+    return Study(path.stem, str(plan.get("question", "")), runs, start, rival)
 
 
 def run_study(
@@ -84,7 +87,8 @@ def run_study(
         if study.start not in (None, name):
             fetch(f"{study.name}-{study.start}", _start(study, rows[str(study.start)], folder))
         rows[name] = _row(name, own, run(experiment, own, folder / f"{experiment}.log"))
-        write_json(results, {"question": study.question, "rows": _ordered(study, rows)})
+        _write(results, study, rows)
+    _write(results, study, rows)  # what the study asks may have changed, and which runs it has
     return _ordered(study, rows)
 
 
@@ -147,6 +151,10 @@ def _known(results: Path) -> list[dict[str, Any]]:
 
 def _ordered(study: Study, rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [rows[name] for name in study.runs if name in rows]
+
+
+def _write(results: Path, study: Study, rows: Mapping[str, dict[str, Any]]) -> None:
+    write_json(results, {"question": study.question, "rival": study.rival, "rows": _ordered(study, rows)})
 
 
 def _row(name: str, settings: Mapping[str, Value], found: Variant) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def report(results: Path, outsiders: Path | None = None) -> list[Path]:
         found = read_json(path, made_by="report")
         variants = everyone[path.stem] = [variant_of(row) for row in found["rows"]]
         with writing(path.with_suffix(".md")) as draft:
-            draft.write_text(table(path.stem, found["question"], variants), encoding="utf-8")
+            draft.write_text(table(path.stem, found["question"], variants, found.get("rival")), encoding="utf-8")
         figures = {path.stem: picture(found["question"], variants), f"{path.stem}-layers": layers_picture(variants)}
         written += [path.with_suffix(".md"), *_drawn(results, figures)]
     if everyone:
@@ -47,27 +47,35 @@ def variant_of(row: Mapping[str, Any]) -> Variant:
     return Variant(row["name"], params=row["settings"], layers=row.get("layers", {}), **known)
 
 
-def table(study: str, question: str, variants: Sequence[Variant]) -> str:
-    """Write a study as Markdown: sizes, nDCG@10 with bounds, and paired tests against its first run."""
-    found = compare(variants)
-    heads = ["run", "parameters", *(f"nDCG@10 {name}" for name in found.sets)]
-    heads += [f"less {found.baseline.name}, {name}" for name in found.sets]
+def table(study: str, question: str, variants: Sequence[Variant], rival: str | None = None) -> str:
+    """Write a study as Markdown: sizes, nDCG@10 with bounds, paired tests against its first run and its rival."""
+    against = [variants[0].name, *(v.name for v in variants[1:] if v.name == rival)]
+    found = [_compared(variants, name) for name in against]
+    sets = found[0].sets
+    heads = ["run", "parameters", *(f"nDCG@10 {name}" for name in sets)]
+    heads += [f"less {each.baseline.name}, {name}" for each in found for name in sets]
     lines = [
-        f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *(_cells(v, found) for v in variants))
+        f"| {' | '.join(cells)} |"
+        for cells in (heads, ["---"] * len(heads), *(_cells(v, found, sets) for v in variants))
     ]
     settings = [f"- `{v.name}`: {', '.join(f'`{key}={value}`' for key, value in v.params.items())}" for v in variants]
+    tests = " and of all ".join(f"{each.tests} tests against {each.baseline.name}" for each in found)
     notes = [
-        f"Parameters are those beside the embeddings, and their share of the run's own base model. Bounds are 95 %; "
-        f"differences are paired over queries, p corrected for all {found.tests} tests (Holm).",
+        "Parameters are those beside the embeddings, and their share of the run's own base model. Bounds are 95 %; "
+        f"differences are paired over queries, p corrected for the number of all {tests} (Holm).",
         f"`effir study studies/{study}.yaml` makes the runs, experiments `{study}-<run>`; `effir report` this page.",
     ]
     return "\n".join([f"# {question}", "", *lines, "", *notes, "", *settings, ""])
 
 
-def _cells(variant: Variant, found: Comparison) -> list[str]:
+def _compared(variants: Sequence[Variant], first: str) -> Comparison:
+    return compare(sorted(variants, key=lambda variant: variant.name != first))
+
+
+def _cells(variant: Variant, found: Sequence[Comparison], sets: Sequence[str]) -> list[str]:
     size = f"{variant.cost['parameters_without_embeddings'] / 1e6:.1f} M ({variant.cost['kept_share']:.1%})"
-    quality = (_quality(variant.quality.get(name)) for name in found.sets)
-    return [variant.name, size, *quality, *(_difference(variant, found, name) for name in found.sets)]
+    quality = (_quality(variant.quality.get(name)) for name in sets)
+    return [variant.name, size, *quality, *(_difference(variant, each, name) for each in found for name in sets)]
 
 
 def _quality(figures: Mapping[str, float] | None) -> str:

@@ -86,7 +86,8 @@ def test_others_start_from_the_healed_model_by_a_path_within_the_project(study: 
     assert rows[1]["settings"]["model.base"] == f".effir/studies/direct-full-{made}"
     assert rows[1]["params"] == {"finetune.seed": 0, "finetune.steps": 100}
     assert rows[1]["scores"] == {"tiny": {"q": 0.1235}}
-    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == {"question": "Which?", "rows": rows}
+    kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert kept == {"question": "Which?", "rival": None, "rows": rows}
 
 
 def test_a_run_may_start_from_params_yamls_own_model_and_name_the_other_as_its_teacher(
@@ -147,7 +148,8 @@ def test_a_model_that_is_gone_names_what_to_do(tmp_path: Path, monkeypatch: pyte
     [
         ("runs: {}", "lists no runs"),
         ("runs: {a: {}, b: {}}\nstart: b", "starts from 'b', which is not the first of its runs"),
-        ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, runs, settings, start"),
+        ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, settings, start"),
+        ("runs: {a: {}}\nrival: b", "has the rival 'b', which is none of its runs: a"),
         ("runs: [", "is not YAML"),
     ],
 )

@@ -46,6 +46,13 @@ def test_the_table_has_a_line_a_run_with_a_paired_test_against_the_first() -> No
     assert "- `mlp-2`: `prune.depth=2`" in lines
 
 
+def test_a_rival_gets_paired_tests_of_its_own() -> None:
+    lines = table("direct", "Which?", [variant_of(each) for each in ROWS[:3]], rival="mlp-10").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert cells[0][3:] == ["less full, tiny", "less mlp-10, tiny"]
+    assert [line[4].split()[0] if line[4] else "" for line in cells[2:]] == ["+0.400", "+0.300", ""]
+
+
 def test_runs_of_one_way_make_one_curve_from_small_to_large() -> None:
     axes = picture("Which?", [variant_of(each) for each in ROWS]).axes[0]
     drawn = {container.get_label(): container.lines[0].get_xdata().tolist() for container in axes.containers}  # type: ignore[union-attr]
