@@ -14,7 +14,8 @@ from effir.comparison import Variant
 # Okabe and Ito's palette, which the colour-blind can tell apart, and a marker for each colour.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
 GREY = "#666666"
-SHORT = {"block": "b", "mlp": "m", "attention": "a"}
+SHORT = {"block": ("b", 0.0), "attention": ("a", -0.2), "mlp": ("m", 0.2)}
+"""A sublayer's letter, and how far below the middle of its row it stands: one layer may lose both."""
 
 mpl.use("Agg")
 
@@ -57,29 +58,31 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
     sets = list(dict.fromkeys(name for variants in studies.values() for v in variants for name in v.quality))
     figure = Figure(figsize=(1.5 + 5 * len(sets), 4.8), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
-        points: list[tuple[float, float]] = []
-        for (study, variants), (colour, marker) in zip(studies.items(), cycle(STYLES), strict=False):
-            known = [v for v in variants if name in v.quality]
-            found = [(v.cost["document_speedup"], v.quality[name]["ndcg_at_10"]) for v in known]
-            points += found
-            if found:
-                axes.plot(*zip(*found, strict=True), marker, color=colour, label=study)
-            for variant, at in zip(known, found, strict=True):
-                _label(axes, variant.name, at, colour)
+        known = {study: [v for v in variants if name in v.quality] for study, variants in studies.items()}
+        _by_speed(axes, name, {study: variants for study, variants in known.items() if variants})
         for row in (row for row in outsiders if name in row["quality"]):
             at = (row["document_speedup"]["median"], row["quality"][name]["ndcg_at_10"])
             axes.plot(*at, "*", color="black", markersize=12, label="_")
             _label(axes, row["name"], at, "black")
-        axes.plot(*zip(*front(points), strict=True), color=GREY, linewidth=1, zorder=0, label="best at its speed")
-        found_by_bm25 = {v.quality[name].get("bm25_ndcg_at_10") for v in chain(*studies.values()) if name in v.quality}
-        for level in found_by_bm25 - {None}:
-            axes.axhline(level, color=GREY, linestyle="--", label="BM25")
         axes.set(xlabel="documents a second, times the full-size model", ylabel="nDCG@10", title=name)
         axes.margins(x=0.15)
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         _tidy(axes)
     figure.suptitle("Quality against measured encoding speed")
     return figure
+
+
+def _by_speed(axes: Axes, name: str, studies: Mapping[str, Sequence[Variant]]) -> None:
+    points: list[tuple[float, float]] = []
+    for (study, variants), (colour, marker) in zip(studies.items(), cycle(STYLES), strict=False):
+        found = [(v.cost["document_speedup"], v.quality[name]["ndcg_at_10"]) for v in variants]
+        points += found
+        axes.plot(*zip(*found, strict=True), marker, color=colour, label=study)
+        for variant, at in zip(variants, found, strict=True):
+            _label(axes, variant.name, at, colour)
+    axes.plot(*zip(*front(points), strict=True), color=GREY, linewidth=1, zorder=0, label="best at its speed")
+    for level in {v.quality[name].get("bm25_ndcg_at_10") for v in chain(*studies.values())} - {None}:
+        axes.axhline(level, color=GREY, linestyle="--", label="BM25")
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -107,7 +110,8 @@ def layers_picture(variants: Sequence[Variant]) -> Figure | None:
     for row, variant in enumerate(known):
         for rank, (sublayer, layer) in enumerate(variant.layers["dropped"], start=1):
             ranks[row, layer] = rank
-            left.text(layer, row, f"{rank}{SHORT[sublayer]}", ha="center", va="center", fontsize=6.5, color="white")
+            letter, below = SHORT[sublayer]
+            left.text(layer, row + below, f"{rank}{letter}", ha="center", va="center", fontsize=6.5, color="white")
     left.imshow(ranks, cmap="cividis", aspect="auto", vmax=np.nanmax(ranks, initial=1) * 1.4)
     drawn = right.imshow(widths / widths.max(), cmap="cividis", aspect="auto", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=right, label="share kept")

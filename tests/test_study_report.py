@@ -91,7 +91,7 @@ def test_the_layers_that_were_cut_are_drawn_a_row_a_run() -> None:
     figure = layers_picture([variant_of(whole), variant_of(cut)])
     assert figure is not None
     left, right = figure.axes[:2]
-    assert [(text.get_position(), text.get_text()) for text in left.texts] == [((3, 0), "1m"), ((1, 0), "2m")]
+    assert [(text.get_position(), text.get_text()) for text in left.texts] == [((3, 0.2), "1m"), ((1, 0.2), "2m")]
     assert np.asarray(right.images[0].get_array()).tolist() == [[1.0, 0.0, 0.75, 0.0]]
     assert layers_picture([variant_of(whole)]) is None
 
