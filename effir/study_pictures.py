@@ -81,7 +81,8 @@ def _by_speed(axes: Axes, name: str, studies: Mapping[str, Sequence[Variant]]) -
         for variant, at in zip(variants, found, strict=True):
             _label(axes, variant.name, at, colour)
     axes.plot(*zip(*front(points), strict=True), color=GREY, linewidth=1, zorder=0, label="best at its speed")
-    for level in {v.quality[name].get("bm25_ndcg_at_10") for v in chain(*studies.values())} - {None}:
+    key = "bm25_ndcg_at_10"
+    for level in {v.quality[name][key] for v in chain(*studies.values()) if key in v.quality[name]}:
         axes.axhline(level, color=GREY, linestyle="--", label="BM25")
 
 
