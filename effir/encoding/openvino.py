@@ -51,9 +51,8 @@ def open_graph(
 ) -> TextEncoder:
     """Open what :func:`write_graph` wrote in ``folder``; ``precision`` as params.yaml names it.
 
-    ``streams`` batches run at a time: left out, one on all cores in float32, which wins nothing by more, and otherwise
-    one a core: products are so cheap that cores would wait for each other (benchmarks/results/streams.md). One thread
-    at a time may encode. EffirError where there is no graph.
+    ``streams`` batches run at a time: left out, one a core, but in float32, which wins nothing by it, one on all cores
+    (benchmarks/results/streams.md, on two cores). One thread at a time may encode. EffirError where there is no graph.
     """
     require(folder / GRAPH, made_by="export")
     usual = 1 if precision == "float32" else (os.cpu_count() or 1)
