@@ -53,15 +53,15 @@ def _flat(settings: Mapping[str, Value]) -> dict[str, Scalar]:
 def override(value: object) -> str:
     """Write a value as both DVC's command line (Hydra's grammar, whose keys have no quotes) and YAML read it.
 
-    >>> override({"nq": 1, "scifact": 0.5}), override(["a", True]), override("wheel:package==1.0/model")
-    ('{nq: 1, scifact: 0.5}', '[a, True]', "'wheel:package==1.0/model'")
+    >>> override({"nq": 1, "scifact": 0.5}), override(["a", True]), override("wheel:package==1.0/model"), override("")
+    ('{nq: 1, scifact: 0.5}', '[a, True]', "'wheel:package==1.0/model'", "''")
     """
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {override(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(override, value))}]"
     text = str(value)
-    return f"'{text}'" if "=" in text and text[0] not in "'\"{[" else text  # what is quoted or nested stays
+    return f"'{text}'" if not text or ("=" in text and text[0] not in "'\"{[") else text  # quoted and nested ones stay
 
 
 def _follow(dvc: subprocess.Popen[bytes], log: Path, tell: Callable[[str], None]) -> None:
