@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, cycle
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -63,8 +63,10 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
         for row in (row for row in outsiders if name in row["quality"]):
             at = (row["document_speedup"]["median"], row["quality"][name]["ndcg_at_10"])
             axes.plot(*at, "*", color="black", markersize=12, label="_")
-            _label(axes, row["name"], at, "black")
+            _label(axes, row["name"], at, "black", ha="right")
         axes.set(xlabel="documents a second, times the full-size model", ylabel="nDCG@10", title=name)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.15)
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         _tidy(axes)
@@ -122,8 +124,8 @@ def layers_picture(variants: Sequence[Variant]) -> Figure | None:
     return figure
 
 
-def _label(axes: Axes, text: str, at: tuple[float, float], colour: str) -> None:
-    axes.annotate(text, at, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
+def _label(axes: Axes, text: str, at: tuple[float, float], colour: str, ha: Literal["left", "right"] = "left") -> None:
+    axes.annotate(text, at, xytext=(4, 5), textcoords="offset points", fontsize=7, color=colour, ha=ha)
 
 
 def _tidy(axes: Axes) -> None:
