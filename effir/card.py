@@ -63,12 +63,13 @@ def _body(
     variant: str, quality: Mapping[str, Figures], cost: Figures, origin: Origin, prompts: Mapping[str, str]
 ) -> str:
     licences = "; ".join(f"{name}: {', '.join(found)}" for name, found in origin.data_licences.items())
+    taught = f", taught by `{origin.teacher}`" if origin.teacher else ""
     changed = f", with changes in {', '.join(origin.code.changed)}" if origin.code.changed else ""
     named = "; ".join(f"`{name}`: `{text}`" for name, text in prompts.items() if text) or "none"
     return f"""# {variant}
 
 A dense retriever that [effir](https://arxiv.org/abs/2512.20612) made of `{origin.base}`: redundant sublayers dropped,
-the remaining MLPs slimmed, healed by fine-tuning.
+the remaining MLPs slimmed, healed by fine-tuning{taught}.
 
 {result_table(quality, cost)}
 

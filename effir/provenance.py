@@ -28,17 +28,22 @@ class GitState:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model was made of: the source of its base model and its licence, the data's licences by set, the code."""
+    """What a model was made of: the source of its base model and its licence, the data's licences by set, the code.
+
+    ``teacher`` is the source of the model that taught it, if there was one.
+    """
 
     base: str
     licence: str
     data_licences: Mapping[str, Sequence[str]]
     code: GitState
+    teacher: str = ""
 
     def tags(self) -> dict[str, str]:
         """Return it flat, as tags of a model version."""
         return {
             "model.base": self.base,
+            "finetune.teacher": self.teacher or "none",
             "licences": json.dumps({"model": self.licence, **{k: ", ".join(v) for k, v in self.data_licences.items()}}),
             "git.revision": self.code.revision,
             "git.dirty": str(self.code.is_dirty).lower(),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import yaml
 
 from effir.card import description, model_card, result_table
@@ -49,6 +51,12 @@ def test_the_cards_front_matter_holds_figures_and_licence_as_the_hub_reads_them(
     assert result_table(QUALITY, COST) in body
     assert "- Prompts: `query`: `query: `\n" in body
     assert "- Code: git abc\n" in body
+
+
+def test_the_card_names_the_teacher_if_there_was_one() -> None:
+    taught = replace(ORIGIN, teacher="wheel:b==2/model")
+    assert "healed by fine-tuning, taught by `wheel:b==2/model`.\n" in model_card("one", QUALITY, COST, taught, {})
+    assert "healed by fine-tuning.\n" in model_card("one", QUALITY, COST, ORIGIN, {})
 
 
 def test_the_card_names_changed_code() -> None:
