@@ -16,7 +16,7 @@ from effir.errors import EffirError
 from effir.experiments import experiment_named
 from effir.files import project_root, read_json, write_json, writing
 from effir.sweeping.space import Value
-from effir.sweeping.trials import run_trial
+from effir.sweeping.trials import flat_settings, run_trial
 
 KEYS = {"question", "settings", "start", "rival", "runs"}
 HEALED = "models/healed"
@@ -24,6 +24,8 @@ START = "$start"
 """As a value of a setting: the folder of the model that the runs start from, as their teacher for instance."""
 LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Keys of params.yaml that do not decide what a run finds."""
+NEUTRAL = {"finetune.examples": 0, "finetune.miner": "bm25"}
+"""Keys that came after the first studies, and the value that does what was done before them."""
 
 Run = Callable[[str, Mapping[str, Value], Path], Variant]
 Fetch = Callable[[str, Path], None]
@@ -76,10 +78,10 @@ def run_study(
     """
     rows = {row["name"]: row for row in _known(results)}
     for name, settings in study.runs.items():
-        experiment, own = f"{study.name}-{name}", dict(settings)
+        experiment, own = f"{study.name}-{name}", {key: value for key, value in settings.items() if value is not None}
         if study.start not in (None, name):
             place = _start(study, rows[str(study.start)], folder).relative_to(project_root()).as_posix()
-            both = {"model.base": START, **own}
+            both = {"model.base": START, **settings}
             own = {key: place if value == START else value for key, value in both.items() if value is not None}
         if name in rows:
             _agree(rows[name], own, params, results)
@@ -99,17 +101,13 @@ def _start(study: Study, row: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _agree(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mapping[str, Scalar], results: Path) -> None:
-    if row["settings"] != settings:
-        what = "with other settings than the study"
-    else:
-        # A key that came after the row was made does by default what was done before.
-        beside = [key for key in params if key not in settings and key in row["params"] and not key.startswith(LOCAL)]
-        other = [key for key in beside if same_text(row["params"][key]) != same_text(params[key])]
-        said = ", ".join(f"{key}={row['params'].get(key)}" for key in other)
-        what = f"while params.yaml said {said}" if other else ""
-    if what:
+    """Refuse a row that was made by other params than its run would be made by now."""
+    made, now = {**NEUTRAL, **row["params"]}, {**params, **flat_settings(settings)}
+    other = [key for key in now if not key.startswith(LOCAL) and same_text(made.get(key)) != same_text(now[key])]
+    if other:
+        said = ", ".join(f"{key}={made.get(key)}, now {now[key]}" for key in other)
         raise EffirError(
-            f"{results} has {row['name']!r}, made {what}: go back to that, or remove the row and run "
+            f"{results} has {row['name']!r}, made with {said}: go back to that, or remove the row and run "
             f"`dvc exp remove {row['experiment']}`"
         )
 

@@ -1,5 +1,6 @@
 """A trial as a DVC experiment in a folder of its own: run, or read where it has run already."""
 
+import json
 import re
 import subprocess
 import sys
@@ -37,7 +38,9 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
     if found is None:
         raise EffirError(f"trial {name} failed ({_complaint(log)}): {log} says more")
     trial = read_experiment(found)
-    if other := [key for key, value in _flat(settings).items() if same_text(trial.params.get(key)) != same_text(value)]:
+    if other := [
+        key for key, value in flat_settings(settings).items() if same_text(trial.params.get(key)) != same_text(value)
+    ]:
         raise EffirError(
             f"the experiment {name} was made with another {', '.join(other)}: remove it by `dvc exp remove {name}`, "
             "or choose another name"
@@ -45,7 +48,7 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
     return trial
 
 
-def _flat(settings: Mapping[str, Value]) -> dict[str, Scalar]:
+def flat_settings(settings: Mapping[str, Value]) -> dict[str, Scalar]:
     """Read settings as DVC reads them from its command line, and name them as a variant's params."""
     return flatten({key: yaml.safe_load(override(value)) for key, value in settings.items()})
 
@@ -53,15 +56,21 @@ def _flat(settings: Mapping[str, Value]) -> dict[str, Scalar]:
 def override(value: object) -> str:
     """Write a value as both DVC's command line (Hydra's grammar, whose keys have no quotes) and YAML read it.
 
-    >>> override({"nq": 1, "scifact": 0.5}), override(["a", True]), override("wheel:package==1.0/model"), override("")
-    ('{nq: 1, scifact: 0.5}', '[a, True]', "'wheel:package==1.0/model'", "''")
+    A text that begins with a bracket or a quote is one that a user wrote for DVC, and stays.
+
+    >>> override({"nq": 1, "scifact": 0.5}), override(["a", True]), override("[a, b]")
+    ('{nq: 1, scifact: 0.5}', '[a, True]', '[a, b]')
+    >>> print(override("wheel:package==1.0/model"), override("it's, so"), override(""))
+    "wheel:package==1.0/model" "it's, so" ""
     """
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {override(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(override, value))}]"
     text = str(value)
-    return f"'{text}'" if not text or ("=" in text and text[0] not in "'\"{[") else text  # quoted and nested ones stay
+    if re.fullmatch(r"[\w.:/@+-]+", text) or text[:1] in {"[", "{", "'", '"'}:
+        return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _follow(dvc: subprocess.Popen[bytes], log: Path, tell: Callable[[str], None]) -> None:
