@@ -213,6 +213,11 @@ def check_params(values: Any) -> Params:
             f"finetune.negatives must be at most data.negatives ({params.data.negatives}), "
             f"got {params.finetune.negatives}: mine more or train with fewer"
         )
+    if 0 < params.finetune.examples < params.finetune.batch_size:
+        raise EffirError(
+            f"finetune.examples must be 0 or at least finetune.batch_size ({params.finetune.batch_size}), "
+            f"got {params.finetune.examples}: they cannot fill a batch"
+        )
     if params.finetune.miner == "teacher" and not params.finetune.teacher:
         raise EffirError("finetune.miner is teacher, but finetune.teacher names none: name one, or mine by bm25")
     if params.finetune.teacher_vectors and not params.finetune.teacher:

@@ -154,7 +154,12 @@ def taught_examples(
     if miner == "teacher":
         if not isinstance(teacher, BiEncoder):
             raise EffirError("finetune.teacher is a cross-encoder, which cannot search: set finetune.miner to bm25")
-        examples = confused(examples, teacher, CANDIDATES)
+        examples = confused(examples, teacher, max(CANDIDATES, count))
+        if len(examples[0].negatives) < count:
+            raise EffirError(
+                f"the teacher finds {len(examples[0].negatives)} documents that are no answers, fewer than "
+                f"finetune.negatives = {count}: lower it, or raise finetune.examples"
+            )
         teacher = BiEncoder(teacher.queries, teacher.documents, teacher.query, _documents(folder, examples))
     chosen = surely_negative(examples, teacher.own, margin, count)
     return chosen, load_teacher(folder, chosen)

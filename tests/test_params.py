@@ -99,6 +99,17 @@ def test_more_negatives_than_are_mined_contradict_each_other() -> None:
         check_params(values)
 
 
+def test_examples_that_cannot_fill_a_batch_and_a_miner_without_a_teacher_are_refused() -> None:
+    with pytest.raises(
+        EffirError, match=r"^finetune\.examples must be 0 or at least finetune\.batch_size \(16\), got 15"
+    ):
+        check_params(changed("finetune.examples", 15))
+    values = changed("finetune.teacher", "")
+    values["finetune"]["miner"] = "teacher"
+    with pytest.raises(EffirError, match=r"^finetune\.miner is teacher, but finetune\.teacher names none"):
+        check_params(values)
+
+
 def test_a_value_inside_a_list_or_mapping_is_named_by_its_place() -> None:
     with pytest.raises(EffirError, match=r"^data\.eval\.1: .*got '\.\./up'; it is names of the sets"):
         check_params(changed("data.eval", ["apidocs", "../up"]))

@@ -55,7 +55,8 @@ def open_graph(
     (benchmarks/results/streams.md, on two cores). One thread at a time may encode. EffirError where there is no graph.
     """
     require(folder / GRAPH, made_by="export")
-    usual = 1 if precision == "float32" else (os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usual = 1 if precision == "float32" else cores
     return TextEncoder(reader, _Graphs(partial(compiled_graph, folder, precision), streams or usual).forward, budget)
 
 
@@ -97,9 +98,11 @@ class _Graphs:
             graph = self._compile(NUM_STREAMS=self.streams, PERFORMANCE_HINT="THROUGHPUT")
             self._queue = openvino.AsyncInferQueue(graph, self.streams)
         self._queue.set_callback(keep)
-        for number, (tokens, lengths) in enumerate(batches):
-            self._queue.start_async({"input_ids": tokens, "lengths": lengths}, number, share_inputs=True)
-        self._queue.wait_all()
+        try:
+            for number, (tokens, lengths) in enumerate(batches):
+                self._queue.start_async({"input_ids": tokens, "lengths": lengths}, number, share_inputs=True)
+        finally:
+            self._queue.wait_all()  # what runs reads the batches' own memory
         return [found[number] for number in range(len(batches))]
 
 
