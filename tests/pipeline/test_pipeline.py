@@ -125,7 +125,8 @@ def test_a_new_width_reruns_slimming_and_what_follows_only(project: Project) -> 
     assert pipeline.info.status == "FINISHED"
     assert store.names(pipeline, cached=False) == FROM_WIDTH
     assert store.names(pipeline, cached=True) == BEFORE_WIDTH
-    assert shown(project)["narrow"] == {"width": 0.6, "metrics": {"metrics/tiny.json", "metrics/cost.json"}}
+    files = {"metrics/tiny.json", "metrics/cost.json", "reports/redundancy.json", "reports/slimming.json"}
+    assert shown(project)["narrow"] == {"width": 0.6, "metrics": files}
 
 
 def test_another_backend_heals_nothing_again_and_its_graph_travels_in_the_retriever(project: Project) -> None:

@@ -16,7 +16,7 @@ settings: {restore.steps: 0, prune.width: 1.0, finetune.steps: 0, analyze.criter
 runs:
   full: {prune.depth: 0, prune.width: 1.0, finetune.teacher: .effir/teacher}
   either-3: {prune.sublayer: either, prune.depth: 3}
-  timed-3: {prune.sublayer: either, prune.depth: 3, cost.rounds: 2}
+  timed-3: {prune.sublayer: either, prune.depth: 3, cost.rounds: 3}
 """
 
 
