@@ -91,6 +91,7 @@ def test_many_batches_of_int8_run_one_a_core_and_keep_their_order(
     folder = retriever(document_prompt="", max_tokens=40)
     export_graph(folder, "int8", TEXTS, dev, 1.0, 64)
     texts = ["x" * (number % 38) + str(number % 10) for number in range(60)]
+    monkeypatch.setattr(openvino.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)  # whatever machine this is
     encoder = open_encoder(folder, "openvino", "int8", 64)
     place = folder / "openvino/int8"
     one_stream = openvino.open_graph(place, encoder.reader, "int8", 64, streams=1).documents(texts)
