@@ -131,6 +131,15 @@ def test_rows_of_other_params_are_not_mixed_with_new_ones(study: Study, tmp_path
         studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.seed": 1})
 
 
+def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_before(
+    study: Study, tmp_path: Path
+) -> None:
+    studied(study, tmp_path, Pipeline())
+    studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.examples": 0})
+    with pytest.raises(EffirError, match=r"has 'full', made with finetune\.examples=0, now 1600: go back"):
+        studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.examples": 1600})
+
+
 def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
     in_experiments(print, {"data.mirror": "file:///there"})
     with pytest.raises(
