@@ -30,7 +30,7 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
     """
     if experiment_named(name) is None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        options = [part for key, value in settings.items() for part in ("--set-param", f"{key}={override(value)}")]
+        options = [part for key, value in settings.items() for part in ("--set-param", assignment(key, value))]
         command = [sys.executable, "-c", CHILD, "exp", "run", "--temp", "--name", name, *options]
         with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as dvc:
             _follow(dvc, log, tell)
@@ -51,6 +51,16 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
 def flat_settings(settings: Mapping[str, Value]) -> dict[str, Scalar]:
     """Read settings as DVC reads them from its command line, and name them as a variant's params."""
     return flatten({key: yaml.safe_load(override(value)) for key, value in settings.items()})
+
+
+def assignment(key: str, value: object) -> str:
+    """Write a setting for DVC's command line; a mapping is forced, for Hydra refuses new keys in one that is there.
+
+    >>> print(assignment("prune.depth", 3), assignment("data.collections", {"docs": "/data/docs"}))
+    prune.depth=3 ++data.collections={docs: /data/docs}
+    """
+    text = override(value)
+    return f"{'++' if text.startswith('{') else ''}{key}={text}"
 
 
 def override(value: object) -> str:
