@@ -27,7 +27,7 @@ from effir.ranking import ranking_loss
 from effir.restoration import RestorationLoss
 from effir.retriever import build_retriever
 from effir.training import add_adapters
-from stages.paths import BASE, DEPTH, RESTORED, TRAIN, WIDTH
+from stages.paths import BASE, DEPTH, RESTORED, TRAIN, TUNED, WIDTH
 from stages.settings import gate_schedule, healing_adapters, healing_schedule, restoring_schedule, retriever_settings
 
 BATCHES = 3
@@ -172,9 +172,9 @@ def healing(params: Params, compiled: bool) -> Iterator[Step]:
 def restoring(params: Params) -> Iterator[Step]:
     """Restore towards the base model: as peft does, and as effir does, whose teacher is packed too."""
     schedule, bfloat16 = restoring_schedule(params), uses_bfloat16(params.finetune.precision)
-    own, teacher_flops = (shape_of(folder).flops_per_token(schedule.max_tokens) for folder in (DEPTH, BASE))
+    own, teacher_flops = (shape_of(folder).flops_per_token(schedule.max_tokens) for folder in (DEPTH, TUNED))
     for way in ("as peft does", OURS):
-        model, teacher = opened(DEPTH, params), opened(BASE, params)
+        model, teacher = opened(DEPTH, params), opened(TUNED, params)
         columns = batches(model, schedule.batch_size, 0, schedule.max_tokens)
         add_adapters(model, healing_adapters(params), schedule.seed)
         held: AbstractContextManager[object] = nullcontext()

@@ -63,7 +63,8 @@ def _body(
     variant: str, quality: Mapping[str, Figures], cost: Figures, origin: Origin, prompts: Mapping[str, str]
 ) -> str:
     licences = "; ".join(f"{name}: {', '.join(found)}" for name, found in origin.data_licences.items())
-    taught = f", taught by `{origin.teacher}`" if origin.teacher else ""
+    teachers = [f"`{origin.teacher}`"] * bool(origin.teacher) + ["its own whole"] * origin.taught_by_own
+    taught = f", taught by {', then by '.join(teachers)}" if teachers else ""
     changed = f", with changes in {', '.join(origin.code.changed)}" if origin.code.changed else ""
     named = "; ".join(f"`{name}`: `{text}`" for name, text in prompts.items() if text) or "none"
     return f"""# {variant}

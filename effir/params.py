@@ -45,6 +45,14 @@ class DataParams(Section):
     mirror: str = Field(description="the base address of the BEIR archives")
 
 
+class TuneParams(Section):
+    """How the full-size model becomes a retriever before it is cut."""
+
+    steps: Amount = Field(description="optimiser steps at full size; 0 cuts the language model, as the paper does")
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="queries in a step, two or more: in-batch negatives")
+    learning_rate: Positive = Field(description="the peak learning rate of the adapters")
+
+
 class AnalyzeParams(Section):
     """How the redundancy of sublayers is measured."""
 
@@ -110,8 +118,9 @@ class FinetuneParams(Section):
     teacher: str = Field(description='the source of a teacher, e.g. hub:… or wheel:…, or "" for none')
     teacher_weight: Annotated[float, Field(ge=0)] = Field(description="the weight of the teacher's term in the loss")
     teacher_temperature: Positive = Field(description="what the teacher's scores are divided by")
-    teacher_vectors: Annotated[float, Field(ge=0)] = Field(
-        description="the weight of the distance to the teacher's own vectors"
+    own_teacher: bool = Field(description="true or false: whether the tuned model, if there is one, is the teacher")
+    own_vectors: Annotated[float, Field(ge=0)] = Field(
+        description="the weight of the distance to the tuned model's vectors, where it is the teacher"
     )
     miner: Literal["bm25", "teacher"] = Field(description="bm25 or teacher, which must be a bi-encoder then")
     teacher_margin: float = Field(description="how far below the positive a hard negative must lie by the teacher")
@@ -173,6 +182,7 @@ class Params(Section):
 
     model: ModelParams
     data: DataParams
+    tune: TuneParams
     analyze: AnalyzeParams
     prune: PruneParams
     restore: RestoreParams
@@ -183,6 +193,11 @@ class Params(Section):
     cost: CostParams
     register_: RegisterParams = Field(alias="register")
     tracking: TrackingParams
+
+    @property
+    def taught_by_own(self) -> bool:
+        """Whether the tuned model teaches what is left of it, in place of finetune.teacher."""
+        return self.finetune.own_teacher and self.tune.steps > 0
 
     @property
     def variant(self) -> str:
@@ -213,17 +228,14 @@ def check_params(values: Any) -> Params:
             f"finetune.negatives must be at most data.negatives ({params.data.negatives}), "
             f"got {params.finetune.negatives}: mine more or train with fewer"
         )
-    if 0 < params.finetune.examples < params.finetune.batch_size:
+    batch = max(params.finetune.batch_size, params.tune.batch_size)
+    if 0 < params.finetune.examples < batch:
         raise EffirError(
-            f"finetune.examples must be 0 or at least finetune.batch_size ({params.finetune.batch_size}), "
+            f"finetune.examples must be 0 or at least the batch_size of finetune and tune ({batch}), "
             f"got {params.finetune.examples}: they cannot fill a batch"
         )
     if params.finetune.miner == "teacher" and not params.finetune.teacher:
         raise EffirError("finetune.miner is teacher, but finetune.teacher names none: name one, or mine by bm25")
-    if params.finetune.teacher_vectors and not params.finetune.teacher:
-        raise EffirError(
-            "finetune.teacher_vectors is above 0 without a teacher: name one as finetune.teacher, or set 0"
-        )
     if params.retriever.precision == "int8" and params.retriever.backend != "openvino":
         raise EffirError(
             "retriever.precision is int8, which the torch backend does not have: set retriever.backend to openvino"

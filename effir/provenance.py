@@ -30,7 +30,8 @@ class GitState:
 class Origin:
     """What a model was made of: the source of its base model and its licence, the data's licences by set, the code.
 
-    ``teacher`` is the source of the model that taught it, if there was one.
+    ``teacher`` is the source of the model that taught it, if there was one; ``taught_by_own`` says that this one taught
+    the whole model, and the whole model what is left of it.
     """
 
     base: str
@@ -38,12 +39,14 @@ class Origin:
     data_licences: Mapping[str, Sequence[str]]
     code: GitState
     teacher: str = ""
+    taught_by_own: bool = False
 
     def tags(self) -> dict[str, str]:
         """Return it flat, as tags of a model version."""
         return {
             "model.base": self.base,
             "finetune.teacher": self.teacher or "none",
+            "finetune.own_teacher": str(self.taught_by_own).lower(),
             "licences": json.dumps({"model": self.licence, **{k: ", ".join(v) for k, v in self.data_licences.items()}}),
             "git.revision": self.code.revision,
             "git.dirty": str(self.code.is_dirty).lower(),

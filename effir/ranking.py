@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, log_softmax, normalize
 
 from effir.buckets import ByLength
-from effir.errors import EffirError
 
 
 class Teacher(Protocol):
@@ -136,14 +135,9 @@ def divergence(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def distance(found: Tensor, wanted: Tensor) -> Tensor:
-    """Mean ``1 - cos`` of vectors, both (texts, dimension); EffirError where the dimensions differ.
+    """Mean ``1 - cos`` of vectors, both (texts, dimension).
 
     >>> distance(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item()
     0.5
     """
-    if found.shape != wanted.shape:
-        raise EffirError(
-            f"the teacher's vectors have {wanted.shape[-1]} numbers, the retriever's {found.shape[-1]}: "
-            "set finetune.teacher_vectors to 0, or name a teacher of the same size"
-        )
     return (1 - cosine_similarity(found.float(), wanted.to(found.device), dim=-1)).mean()

@@ -1,10 +1,7 @@
 """A study: a committed list of pipeline runs that answer one question; their figures as JSON, a row as each lands."""
 
 import datetime
-import hashlib
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,36 +10,29 @@ import yaml
 
 from effir.comparison import Scalar, Variant, same_text
 from effir.errors import EffirError
-from effir.experiments import experiment_named
-from effir.files import project_root, read_json, write_json, writing
+from effir.files import read_json, write_json
 from effir.sweeping.space import Value
 from effir.sweeping.trials import flat_settings, run_trial
 
-KEYS = {"question", "settings", "start", "rival", "runs"}
-HEALED = "models/healed"
-START = "$start"
-"""As a value of a setting: the folder of the model that the runs start from, as their teacher for instance."""
+KEYS = {"question", "settings", "rival", "runs"}
 LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Keys of params.yaml that do not decide what a run finds."""
-NEUTRAL = {"finetune.examples": 0, "finetune.miner": "bm25"}
-"""Keys that came after the first studies, and the value that does what was done before them."""
+NEUTRAL: Mapping[str, Scalar] = {}
+"""Keys that came after rows that are kept, and the value that does what was done before them."""
 
 Run = Callable[[str, Mapping[str, Value], Path], Variant]
-Fetch = Callable[[str, Path], None]
 
 
 @dataclass(frozen=True)
 class Study:
     """What is asked, and by which runs: experiment to the keys of params.yaml that it sets.
 
-    ``start``, where it is given, names the first run, whose healed model is every other run's base model but where the
-    run says ``model.base: null``. ``rival`` names the run that the report tests the others against, beside the first.
+    ``rival`` names the run that the report tests the others against, beside the first.
     """
 
     name: str
     question: str
     runs: Mapping[str, Mapping[str, Value]]
-    start: str | None = None
     rival: str | None = None
 
 
@@ -58,46 +48,34 @@ def read_study(path: Path) -> Study:
         raise EffirError(f"{path} lists no runs: write `runs:` with a name and the keys it sets a line")
     if unknown := sorted(plan.keys() - KEYS):
         raise EffirError(f"{path} has the key {unknown[0]!r}: a study has {', '.join(sorted(KEYS))}")
-    start, shared = plan.get("start"), plan.get("settings") or {}
-    if start is not None and start != next(iter(plan["runs"])):
-        raise EffirError(f"{path} starts from {start!r}, which is not the first of its runs")
-    runs = {name: {**({} if name == start else shared), **(own or {})} for name, own in plan["runs"].items()}
+    runs = {name: {**(plan.get("settings") or {}), **(own or {})} for name, own in plan["runs"].items()}
     if (rival := plan.get("rival")) not in (None, *runs):
         raise EffirError(f"{path} has the rival {rival!r}, which is none of its runs: {', '.join(runs)}")
-    return Study(path.stem, str(plan.get("question", "")), runs, start, rival)
+    return Study(path.stem, str(plan.get("question", "")), runs, rival)
 
 
 def run_study(
-    study: Study, results: Path, folder: Path, params: Mapping[str, Scalar], run: Run, fetch: Fetch
+    study: Study, results: Path, folder: Path, params: Mapping[str, Scalar], run: Run, only: Collection[str] = ()
 ) -> list[dict[str, Any]]:
     """Run what has no row in ``results`` yet, write the row at once, and return all rows in the study's order.
 
+    ``only`` names the runs to make now, where not all are wanted.
     ``params`` are params.yaml's, flat: rows that were made with others, beside what a study sets, are not mixed with
-    new ones. ``folder`` keeps DVC's logs and the model that runs start from. A study that was killed goes on with the
-    run that it lost. EffirError where a row was made otherwise than it would be now, or a run fails.
+    new ones. ``folder`` keeps DVC's logs. A study that was killed goes on with the run that it lost. EffirError where
+    a row was made otherwise than it would be now, a run fails, or ``only`` names none of the study's.
     """
+    if unknown := sorted(set(only) - study.runs.keys()):
+        raise EffirError(f"{study.name} has no run {unknown[0]!r}: it has {', '.join(study.runs)}")
     rows = {row["name"]: row for row in _known(results)}
     for name, settings in study.runs.items():
-        experiment, own = f"{study.name}-{name}", {key: value for key, value in settings.items() if value is not None}
-        if study.start not in (None, name):
-            place = _start(study, rows[str(study.start)], folder).relative_to(project_root()).as_posix()
-            both = {"model.base": START, **settings}
-            own = {key: place if value == START else value for key, value in both.items() if value is not None}
         if name in rows:
-            _agree(rows[name], own, params, results)
-            continue
-        if study.start not in (None, name):
-            fetch(f"{study.name}-{study.start}", _start(study, rows[str(study.start)], folder))
-        rows[name] = _row(name, own, run(experiment, own, folder / f"{experiment}.log"))
-        _write(results, study, rows)
+            _agree(rows[name], settings, params, results)
+        elif name in (only or study.runs):
+            experiment = f"{study.name}-{name}"
+            rows[name] = _row(name, settings, run(experiment, settings, folder / f"{experiment}.log"))
+            _write(results, study, rows)
     _write(results, study, rows)  # what the study asks may have changed, and which runs it has
     return _ordered(study, rows)
-
-
-def _start(study: Study, row: Mapping[str, Any], folder: Path) -> Path:
-    """Name the folder of the model that runs start from: by the very run that made it."""
-    made = hashlib.sha256(row["source"].encode()).hexdigest()[:10]
-    return folder / f"{study.name}-{study.start}-{made}"
 
 
 def _agree(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mapping[str, Scalar], results: Path) -> None:
@@ -125,22 +103,6 @@ def in_experiments(say: Callable[[str], None], local: Mapping[str, Value]) -> Ru
         return run_trial(name, {**settings, **unkept}, log, lambda stage: say(f"{name}: {stage}"))
 
     return run
-
-
-def fetch_healed(experiment: str, into: Path) -> None:
-    """Take an experiment's healed model out of DVC's cache, once."""
-    found = experiment_named(experiment)
-    if found is None:
-        raise EffirError(f"runs start from the experiment {experiment}, which is gone: remove its row and run again")
-    if not into.exists():
-        with writing(into) as draft:
-            command = [sys.executable, "-m", "dvc", "get", ".", HEALED, "--rev", found.commit, "--out", str(draft)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise EffirError(
-                    f"{HEALED} of {experiment} is not in DVC's cache: remove its row, run "
-                    f"`dvc exp remove {experiment}` and this again"
-                )
 
 
 def _known(results: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from effir.compress.shape import shape_of
 from effir.data.calibration import load_calibration
 from effir.files import require, write_json
 from effir.packed import pack
-from stages.paths import BASE, CALIBRATION, ORDER, REDUNDANCY
+from stages.paths import CALIBRATION, ORDER, REDUNDANCY, TUNED
 from stages.program import running
 
 
@@ -22,14 +22,14 @@ def main() -> None:
     """Score every sublayer by how little it changes its input, in one pass; order those of one kind by a criterion."""
     with running("analyze") as stage:
         analyze, sublayer = stage.params.analyze, stage.params.prune.sublayer
-        model, tokenizer = load_model(require(BASE, made_by="download"))
+        model, tokenizer = load_model(require(TUNED, made_by="tune"))
         pack(model, torch.float32)
         texts = load_calibration(require(CALIBRATION, made_by="download"), analyze.texts)
         batched = partial(token_batches, tokenizer, max_tokens=analyze.max_tokens, batch_size=analyze.batch_size)
         importance = measure_importance(model, batched(texts))
         few = partial(batched, texts[: analyze.drop_texts])
         order = drop_order_by(
-            analyze.criterion, model, shape_of(BASE), importance, few, sublayer, share=analyze.drop_share
+            analyze.criterion, model, shape_of(TUNED), importance, few, sublayer, share=analyze.drop_share
         )
         write_json(REDUNDANCY, asdict(importance))
         write_json(ORDER, [asdict(drop) for drop in order])

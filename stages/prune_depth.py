@@ -6,7 +6,7 @@ from effir.compress.order import Drop, first, without
 from effir.compress.shape import shape_of
 from effir.compress.surgery import cut_checkpoint
 from effir.files import read_json, require
-from stages.paths import BASE, DEPTH, ORDER
+from stages.paths import DEPTH, ORDER, TUNED
 from stages.program import running
 
 
@@ -16,8 +16,8 @@ def main() -> None:
     with running("prune_depth") as stage:
         order = [Drop(**row) for row in read_json(ORDER, made_by="analyze")]
         dropped = first(order, stage.params.prune.depth)
-        shape = without(shape_of(require(BASE, made_by="download")), dropped)
-        cut_checkpoint(BASE, DEPTH, shape)
+        shape = without(shape_of(require(TUNED, made_by="tune")), dropped)
+        cut_checkpoint(TUNED, DEPTH, shape)
         stage.run.log_metrics({"depth/dropped": len(dropped), "depth/parameters": shape.parameters(embeddings=False)})
 
 

@@ -31,9 +31,8 @@ def main() -> None:
         metrics = {f"{group}/{key}": value for group, values in groups.items() for key, value in values.items()}
         scores = {name: require(REPORTS / f"{name}-queries.json", made_by=f"evaluate@{name}") for name in sets}
         licences = licences_of([TRAIN, *(EVAL / name for name in sets)])
-        origin = Origin(
-            params.model.base, params.model.licence, licences, git_state(Path.cwd()), params.finetune.teacher
-        )
+        model, code, teacher = params.model, git_state(Path.cwd()), params.finetune.teacher
+        origin = Origin(model.base, model.licence, licences, code, teacher, params.taught_by_own)
         prompts = {"query": params.retriever.query_prompt, "document": params.retriever.document_prompt}
         about, card = description(quality, cost), model_card(params.variant, quality, cost, origin, prompts)
         pipeline = pipeline_run(everything)

@@ -1,4 +1,4 @@
-"""Restore what dropping took: teach the cut model the base model's hidden states."""
+"""Restore what dropping took: teach the cut model the hidden states of the whole one."""
 
 from dataclasses import asdict
 
@@ -11,28 +11,28 @@ from effir.files import require, write_json
 from effir.restoration import restore
 from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever
-from stages.paths import BASE, DEPTH, RESTORATION, RESTORED, TRAIN
+from stages.paths import DEPTH, RESTORATION, RESTORED, TRAIN, TUNED
 from stages.program import running
 from stages.settings import healing_adapters, restoring_schedule, retriever_settings
 
 
 @click.command()
 def main() -> None:
-    """Train adapters towards the base model's final hidden states; nothing to do where nothing was dropped."""
+    """Train adapters towards the whole model's final hidden states; nothing to do where nothing was dropped."""
     with running("restore") as stage:
         params = stage.params
         settings, schedule = retriever_settings(params), restoring_schedule(params)
         model = build_retriever(require(DEPTH, made_by="prune_depth"), **settings)
         identity = {**settings, **asdict(schedule), **asdict(healing_adapters(params))}
         curve: list[dict[str, float]] = []
-        if schedule.steps and shape_of(DEPTH) != shape_of(BASE):
+        if schedule.steps and shape_of(DEPTH) != shape_of(TUNED):
             curve = restore(
                 model,
-                build_retriever(require(BASE, made_by="download"), **settings),
+                build_retriever(require(TUNED, made_by="tune"), **settings),
                 load_examples(require(TRAIN, made_by="download"), "train", negatives=0),
                 adapters=healing_adapters(params),
                 schedule=schedule,
-                checkpoints=checkpoints_for("restore", identity, [BASE, DEPTH, TRAIN]),
+                checkpoints=checkpoints_for("restore", identity, [TUNED, DEPTH, TRAIN]),
                 log=stage.log,
             )
         save_model(model[0].model, DEPTH, RESTORED)

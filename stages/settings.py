@@ -4,7 +4,6 @@ from typing import Any
 
 from effir.compress.scoring import Scoring
 from effir.params import Params
-from effir.ranking import Lesson, Teacher
 from effir.training import Adapters, Schedule
 
 
@@ -32,6 +31,22 @@ def restoring_schedule(params: Params) -> Schedule:
         precision=finetune.precision,
         checkpoint_every=finetune.checkpoint_every,
         seed=finetune.seed + 2,
+    )
+
+
+def tuning_schedule(params: Params) -> Schedule:
+    """Say how the full-size model becomes a retriever: as the cut one is healed, on batches of its own."""
+    tune, finetune = params.tune, params.finetune
+    return Schedule(
+        steps=tune.steps,
+        batch_size=tune.batch_size,
+        learning_rate=tune.learning_rate,
+        warmup=finetune.warmup,
+        decay="cosine",
+        max_tokens=finetune.max_tokens,
+        precision=finetune.precision,
+        checkpoint_every=finetune.checkpoint_every,
+        seed=finetune.seed + 3,
     )
 
 
@@ -76,11 +91,3 @@ def healing_schedule(params: Params) -> Schedule:
 def healing_adapters(params: Params) -> Adapters:
     """Say what the healing trains."""
     return Adapters(params.finetune.lora_rank, params.finetune.lora_alpha, params.finetune.lora_dropout)
-
-
-def lesson_of(params: Params, teacher: Teacher | None) -> Lesson | None:
-    """Say how much the healing learns from a teacher, if there is one."""
-    if teacher is None:
-        return None
-    finetune = params.finetune
-    return Lesson(teacher, finetune.teacher_weight, finetune.teacher_temperature, finetune.teacher_vectors)

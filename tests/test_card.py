@@ -56,6 +56,8 @@ def test_the_cards_front_matter_holds_figures_and_licence_as_the_hub_reads_them(
 def test_the_card_names_the_teacher_if_there_was_one() -> None:
     taught = replace(ORIGIN, teacher="wheel:b==2/model")
     assert "healed by fine-tuning, taught by `wheel:b==2/model`.\n" in model_card("one", QUALITY, COST, taught, {})
+    both = replace(taught, taught_by_own=True)
+    assert "taught by `wheel:b==2/model`, then by its own whole.\n" in model_card("one", QUALITY, COST, both, {})
     assert "healed by fine-tuning.\n" in model_card("one", QUALITY, COST, ORIGIN, {})
 
 

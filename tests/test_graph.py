@@ -167,7 +167,7 @@ class Reading(ast.NodeVisitor):
             pairs = list(zip(node.targets[0].elts, node.value.elts, strict=True))
         for name, meant in pairs:
             where = self.path(meant)
-            if isinstance(name, ast.Name) and where is not None and len(where) < 2 and where != ("variant",):
+            if isinstance(name, ast.Name) and where is not None and len(where) < 2 and not PROPERTIES.keys() & where:
                 self.known[name.id] = where
             else:
                 self.visit(meant)
@@ -182,6 +182,8 @@ class Reading(ast.NodeVisitor):
         setting = SETTINGS.get(ast.unparse(node.func))
         if setting is not None and self.path(node.args[0]) == ():
             self.read |= keys_read(setting, {"params": ()})
+            for other in node.args[1:]:
+                self.visit(other)
         else:
             self.generic_visit(node)
 
@@ -199,8 +201,8 @@ class Reading(ast.NodeVisitor):
     def note(self, where: tuple[str, ...] | None) -> None:
         if where is None:
             return
-        if where == ("variant",):
-            self.read |= keys_read(VARIANT, {"self": ()})
+        if where and where[0] in PROPERTIES:
+            self.read |= keys_read(PROPERTIES[where[0]], {"self": ()})
             return
         where = tuple(part.rstrip("_") for part in where if part != "model_dump")
         self.read |= covered(".".join(where[:2]))
@@ -221,8 +223,8 @@ def functions(name: str) -> dict[str, ast.FunctionDef]:
     return {node.name: node for node in ast.walk(parsed(name)) if isinstance(node, ast.FunctionDef)}
 
 
-SETTINGS = functions("stages/settings.py")
-VARIANT = functions("effir/params.py")["variant"]
+SETTINGS = {k: v for name in ("settings", "healing", "reading") for k, v in functions(f"stages/{name}.py").items()}
+PROPERTIES = {name: functions("effir/params.py")[name] for name in ("variant", "taught_by_own")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -273,7 +275,9 @@ def test_a_stage_writes_where_its_program_says(stage: str) -> None:
         )
 
 
-@pytest.mark.parametrize("stage", ["download", "analyze", "restore", "prune_width", "teach", "finetune", "index"])
+@pytest.mark.parametrize(
+    "stage", ["download", "teach", "tune", "analyze", "restore", "prune_width", "finetune", "index"]
+)
 def test_a_stage_that_takes_minutes_comes_out_of_the_run_cache(stage: str) -> None:
     # DVC keeps no run of a stage with an output outside its cache, but for metrics and plots: dvc/stage/__init__.py.
     uncached = [out for out in body(stage)["outs"] if isinstance(out, dict) and {"cache": False} in out.values()]

@@ -55,6 +55,7 @@ def test_an_origin_is_flat_as_tags() -> None:
     assert origin.tags() == {
         "model.base": "hub:a/b@c",
         "finetune.teacher": "none",
+        "finetune.own_teacher": "false",
         "licences": '{"model": "MIT", "train": "MIT, BSD-3-Clause"}',
         "git.revision": "abc",
         "git.dirty": "true",

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from effir.errors import EffirError
-from effir.ranking import Lesson, distance, divergence, ranking_loss
+from effir.ranking import Lesson, divergence, ranking_loss
 from effir.retriever import build_retriever
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,11 +80,6 @@ def test_the_teachers_vectors_pull_by_their_own_weight() -> None:
     )
     # Of four vectors two are the teacher's (1, 0), and two are at right angles to it: their mean 1 - cos is 1/2.
     assert (found - without).item() == pytest.approx(4 * 0.5, abs=1e-6)
-
-
-def test_vectors_of_another_dimension_are_refused_in_one_sentence() -> None:
-    with pytest.raises(EffirError, match="the teacher's vectors have 3 numbers, the retriever's 2: set"):
-        distance(torch.ones(4, 2), torch.ones(4, 3))
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """A study: what it lists is run once, kept as it lands, and never mixed with rows of other settings."""
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,16 @@ import yaml
 from effir.comparison import Scalar, Variant
 from effir.errors import EffirError
 from effir.params import check_params
-from effir.studies import Study, fetch_healed, in_experiments, read_study, run_study
+from effir.studies import Study, in_experiments, read_study, run_study
 from effir.sweeping.space import Value
 
 PLAN = """
 question: Which?
-start: full
 settings: {finetune.steps: 0, prune.width: 1.0}
 runs:
-  full: {prune.depth: 0}
+  full: {prune.depth: 0, finetune.steps: 10}
   mlp-2: {prune.depth: 2, prune.width: 0.5}
 """
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
 
 PARAMS = {"finetune.seed": 0, "finetune.steps": 100, "data.mirror": "file:///here"}
@@ -38,7 +31,6 @@ class Pipeline:
 
     def __init__(self, failing: str = "") -> None:
         self.ran: list[tuple[str, dict[str, Value]]] = []
-        self.fetched: list[str] = []
         self.failing = failing
 
     def run(self, name: str, settings: Mapping[str, Value], log: Path) -> Variant:
@@ -51,15 +43,15 @@ class Pipeline:
             name, {**PARAMS, **settings}, {"tiny": figures}, scores, cost, {"tiny": "hash"}, source=f"commit of {name}"
         )
 
-    def fetch(self, experiment: str, into: Path) -> None:
-        self.fetched.append(experiment)
-
 
 def studied(
-    study: Study, tmp_path: Path, pipeline: Pipeline, params: Mapping[str, Scalar] = PARAMS
+    study: Study,
+    tmp_path: Path,
+    pipeline: Pipeline,
+    params: Mapping[str, Scalar] = PARAMS,
+    only: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    folder = tmp_path / ".effir/studies"
-    return run_study(study, tmp_path / "results.json", folder, params, pipeline.run, pipeline.fetch)
+    return run_study(study, tmp_path / "results.json", tmp_path / "logs", params, pipeline.run, only)
 
 
 @pytest.fixture
@@ -69,23 +61,17 @@ def study(tmp_path: Path) -> Study:
 
 
 def test_runs_share_settings_and_what_they_say_themselves_comes_first(study: Study) -> None:
-    assert (study.name, study.question, study.start) == ("direct", "Which?", "full")
-    # The run that the others start from is made as it is: what they share is not for it.
+    assert (study.name, study.question) == ("direct", "Which?")
     assert study.runs == {
-        "full": {"prune.depth": 0},
+        "full": {"finetune.steps": 10, "prune.width": 1.0, "prune.depth": 0},
         "mlp-2": {"finetune.steps": 0, "prune.width": 0.5, "prune.depth": 2},
     }
 
 
-def test_others_start_from_the_healed_model_by_a_path_within_the_project(study: Study, tmp_path: Path) -> None:
+def test_a_row_keeps_what_its_run_was_and_found(study: Study, tmp_path: Path) -> None:
     pipeline = Pipeline()
     rows = studied(study, tmp_path, pipeline)
     assert [name for name, _ in pipeline.ran] == ["direct-full", "direct-mlp-2"]
-    assert pipeline.fetched == ["direct-full"]
-    assert "model.base" not in rows[0]["settings"]
-    # Named by the run that made it: a full model that is made anew is another base model.
-    made = hashlib.sha256(b"commit of direct-full").hexdigest()[:10]
-    assert rows[1]["settings"]["model.base"] == f".effir/studies/direct-full-{made}"
     assert rows[1]["params"].items() >= {"finetune.seed": 0, "finetune.steps": 0, "prune.depth": 2}.items()
     assert "data.mirror" not in rows[1]["params"]
     assert rows[1]["scores"] == {"tiny": {"q": 0.1235}}
@@ -93,13 +79,13 @@ def test_others_start_from_the_healed_model_by_a_path_within_the_project(study: 
     assert kept == {"question": "Which?", "rival": None, "rows": rows}
 
 
-def test_a_run_may_start_from_params_yamls_own_model_and_name_the_other_as_its_teacher(
-    study: Study, tmp_path: Path
-) -> None:
-    own = {"model.base": None, "finetune.teacher": "$start"}
-    rows = studied(Study("direct", "Which?", {**study.runs, "anew": own}, "full"), tmp_path, Pipeline())  # type: ignore[dict-item]
-    assert list(rows[2]["settings"]) == ["finetune.teacher"]
-    assert rows[2]["settings"]["finetune.teacher"] == rows[1]["settings"]["model.base"]
+def test_some_runs_can_be_made_before_the_others(study: Study, tmp_path: Path) -> None:
+    pipeline = Pipeline()
+    assert [row["name"] for row in studied(study, tmp_path, pipeline, only=["mlp-2"])] == ["mlp-2"]
+    assert [row["name"] for row in studied(study, tmp_path, pipeline)] == ["full", "mlp-2"]
+    assert [name for name, _ in pipeline.ran] == ["direct-mlp-2", "direct-full"]
+    with pytest.raises(EffirError, match="direct has no run 'nope': it has full, mlp-2"):
+        studied(study, tmp_path, pipeline, only=["nope"])
 
 
 def test_a_study_goes_on_with_the_run_that_it_lost(study: Study, tmp_path: Path) -> None:
@@ -117,7 +103,7 @@ def test_a_study_goes_on_with_the_run_that_it_lost(study: Study, tmp_path: Path)
 
 def test_a_row_of_other_settings_is_refused(study: Study, tmp_path: Path) -> None:
     studied(study, tmp_path, Pipeline())
-    changed = Study("direct", "Which?", {**study.runs, "full": {"prune.depth": 1}}, "full")
+    changed = Study("direct", "Which?", {**study.runs, "full": {**study.runs["full"], "prune.depth": 1}})
     said = r"has 'full', made with prune\.depth=0, now 1: go back to that, or remove the row and run `dvc exp"
     with pytest.raises(EffirError, match=said):
         studied(changed, tmp_path, Pipeline())
@@ -132,8 +118,9 @@ def test_rows_of_other_params_are_not_mixed_with_new_ones(study: Study, tmp_path
 
 
 def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_before(
-    study: Study, tmp_path: Path
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("effir.studies.NEUTRAL", {"finetune.examples": 0})
     studied(study, tmp_path, Pipeline())
     studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.examples": 0})
     with pytest.raises(EffirError, match=r"has 'full', made with finetune\.examples=0, now 1600: go back"):
@@ -148,19 +135,11 @@ def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
         in_experiments(print, {"finetune.steps": 0})
 
 
-def test_a_model_that_is_gone_names_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effir.studies.experiment_named", lambda name: None)
-    with pytest.raises(EffirError, match="runs start from the experiment direct-full, which is gone: remove its row"):
-        fetch_healed("direct-full", tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("runs: {}", "lists no runs"),
-        ("runs: {a: {}, b: {}}\nstart: b", "starts from 'b', which is not the first of its runs"),
-        ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, settings, start"),
+        ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, settings"),
         ("runs: {a: {}}\nrival: b", "has the rival 'b', which is none of its runs: a"),
         ("runs: [", "is not YAML"),
     ],
@@ -185,6 +164,5 @@ def test_every_committed_study_sets_params_that_exist_to_what_they_may_be(path: 
         for key, value in settings.items():
             section, _, name = key.partition(".")
             assert name in values[section]
-            if value is not None:  # what params.yaml says
-                values[section][name] = value
+            values[section][name] = value
         check_params(values)

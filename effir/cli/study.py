@@ -10,10 +10,13 @@ RESULTS = Path("studies/results")
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1)
 @click.option("-S", "--set", "settings", multiple=True, help="KEY=VALUE for every run, not kept: where data come from.")
 @click.option("--json", "as_json", is_flag=True, help="The rows as one JSON array, for programs.")
-def study(path: Path, settings: tuple[str, ...], as_json: bool) -> None:
-    """Run the experiments of the study PATH that have no result yet; each one's figures are kept as it ends.
+def study(path: Path, runs: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+    """Run the experiments of the study PATH that have no result yet, or those RUNS of them.
+
+    Each one's figures are kept as it ends.
 
     Results are studies/results/<name>.json: commit them. A study that was stopped or killed goes on when the command is
     repeated.
@@ -27,7 +30,7 @@ def study(path: Path, settings: tuple[str, ...], as_json: bool) -> None:
     from effir.cli.sweep import pair
     from effir.files import state_dir
     from effir.params import PARAMS, load_params
-    from effir.studies import fetch_healed, in_experiments, read_study, run_study
+    from effir.studies import in_experiments, read_study, run_study
     from effir.tracking.runs import flatten
 
     load_params()  # refuses what no run could read
@@ -48,7 +51,7 @@ def study(path: Path, settings: tuple[str, ...], as_json: bool) -> None:
         state_dir("studies"),
         flatten(yaml.safe_load(PARAMS.read_text(encoding="utf-8"))),
         run,
-        fetch_healed,
+        runs,
     )
     if as_json:
         click.echo(json.dumps(rows))

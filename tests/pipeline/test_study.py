@@ -1,4 +1,4 @@
-"""`effir study` and `effir report` over the real pipeline: a healed model, cut by a list of runs, and its page."""
+"""`effir study` and `effir report` over the real pipeline: a tuned model, cut by a list of runs, and its page."""
 
 import sys
 from typing import Any
@@ -10,17 +10,23 @@ from tests.pipeline.conftest import Project, ran
 pytestmark = pytest.mark.pipeline
 
 STUDY = """
-question: What does a healed model bear to lose?
-start: full
-settings: {restore.steps: 0, prune.width: 1.0, finetune.steps: 0, analyze.criterion: one_by_one, analyze.drop_texts: 4}
+question: What does a tuned model bear to lose?
+settings:
+  tune.steps: 4
+  restore.steps: 0
+  prune.width: 1.0
+  finetune.steps: 0
+  finetune.teacher: .effir/teacher
+  analyze.criterion: one_by_one
+  analyze.drop_texts: 4
 runs:
-  full: {prune.depth: 0, prune.width: 1.0, finetune.teacher: .effir/teacher}
+  full: {prune.depth: 0}
   either-3: {prune.sublayer: either, prune.depth: 3}
   timed-3: {prune.sublayer: either, prune.depth: 3, cost.rounds: 3}
 """
 
 
-def test_a_study_runs_from_a_healed_taught_model_and_is_reported(project: Project) -> None:
+def test_a_study_runs_from_a_tuned_taught_model_and_is_reported(project: Project) -> None:
     # The model that the pipeline has just made teaches the next one.
     project.succeed("cp", "-rL", "models/retriever", ".effir/teacher")
     (project.root / "studies/tiny.yaml").write_text(STUDY, encoding="utf-8")
@@ -30,13 +36,14 @@ def test_a_study_runs_from_a_healed_taught_model_and_is_reported(project: Projec
     full, cut, timed = found["rows"]
     assert (full["name"], cut["name"], timed["name"]) == ("full", "either-3", "timed-3")
     assert full["cost"]["kept_share"] == 1
-    assert cut["settings"]["model.base"].startswith(".effir/studies/tiny-full-")
     assert cut["cost"]["kept_share"] < 1
     assert len(cut["scores"]["tiny"]) == 20
 
-    # A run that differs in its last stages alone repeats no other.
-    log = (project.root / ".effir/studies/tiny-timed-3.log").read_text(encoding="utf-8")
-    assert set(ran(log)) & {"analyze", "restore", "prune_width", "finetune", "measure_cost"} == {"measure_cost"}
+    # One tuned model for all runs, and a run that differs in its last stages alone repeats no other.
+    logs = project.root / ".effir/studies"
+    cut_log, timed_log = ((logs / f"tiny-{run}-3.log").read_text(encoding="utf-8") for run in ("either", "timed"))
+    assert {"teach", "tune"}.isdisjoint(ran(cut_log))
+    assert set(ran(timed_log)) & {"analyze", "restore", "prune_width", "finetune", "measure_cost"} == {"measure_cost"}
     assert timed["layers"]["dropped"] == cut["layers"]["dropped"]
 
     params, lock = (project.git("show", f"refs/exps/{ref}:{name}") for ref, name in _files(project))
@@ -49,7 +56,7 @@ def test_a_study_runs_from_a_healed_taught_model_and_is_reported(project: Projec
     assert project.json("studies/results/tiny.json") == found
     project.succeed(sys.executable, "-m", "effir.cli", "report")
     page = (project.root / "studies/results/tiny.md").read_text(encoding="utf-8")
-    assert page.startswith("# What does a healed model bear to lose?")
+    assert page.startswith("# What does a tuned model bear to lose?")
     assert (project.root / "studies/results/tiny.png").stat().st_size > 10_000
     project.succeed("git", "clean", "--force", "studies")
 
