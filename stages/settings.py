@@ -19,7 +19,7 @@ def retriever_settings(params: Params) -> dict[str, Any]:
 
 
 def restoring_schedule(params: Params) -> Schedule:
-    """Say how the adapters train towards the base model's hidden states; on batches of their own, as the gates do."""
+    """Say how the adapters train towards the whole model's hidden states; on batches of their own, as the gates do."""
     restore, finetune = params.restore, params.finetune
     return Schedule(
         steps=restore.steps,
