@@ -34,14 +34,14 @@ def small_encoder(max_tokens: int) -> tuple[Any, Encode]:
     return model, partial(model.encode, batch_size=BATCH, show_progress_bar=False, normalize_embeddings=True)
 
 
-def quality_of(encode: Encode, collection: Collection) -> tuple[dict[str, float], dict[str, float]]:
+def quality_of(documents: Encode, queries: Encode, collection: Collection) -> tuple[dict[str, float], dict[str, float]]:
     """Search the whole set exactly; returns figures as `metrics/<set>.json` has them, and nDCG@10 a query."""
     split = collection.evaluation_split()
     asked = collection.queries(split)
     names, contents = zip(*((document.id, document.content) for document in collection.documents()), strict=True)
-    index = faiss.IndexFlatIP((vectors := encode(list(contents))).shape[1])
+    index = faiss.IndexFlatIP((vectors := documents(list(contents))).shape[1])
     index.add(vectors)
-    scores, rows = index.search(encode(list(asked.values())), DEPTH + 1)
+    scores, rows = index.search(queries(list(asked.values())), DEPTH + 1)
     run = {
         query: {names[row]: float(score) for row, score in zip(*found, strict=True)}
         for query, *found in zip(asked, rows, scores, strict=True)
@@ -61,7 +61,7 @@ def main(sets: Sequence[tuple[str, Path]], rounds: int) -> None:
     folders = {"apidocs": EVAL / "apidocs", "apidocs-dev": DEV, **dict(sets)}
     quality, scores = {}, {}
     for name, folder in folders.items():
-        quality[name], scores[name] = quality_of(encode, open_collection(folder))
+        quality[name], scores[name] = quality_of(encode, encode, open_collection(folder))
         click.echo(f"{name}: {quality[name]['ndcg_at_10']:.3f}")
     documents = [d.content for d in islice(open_collection(folders["apidocs"]).documents(), params.cost.documents)]
     usual = partial(encode_documents, build_retriever(BASE, **retriever_settings(params)), documents, batch_size=BATCH)
