@@ -5,6 +5,7 @@ import click
 from effir.cli.compare import compare
 from effir.cli.export import export
 from effir.cli.models import models, promote, rollback
+from effir.cli.plan import plan
 from effir.cli.profile import profile
 from effir.cli.report import report
 from effir.cli.search import search
@@ -39,5 +40,5 @@ def main() -> None:
     """
 
 
-for command in (search, export, models, promote, rollback, profile, compare, sweep, study, report):
+for command in (search, export, plan, models, promote, rollback, profile, compare, sweep, study, report):
     main.add_command(command)

@@ -8,6 +8,7 @@ from typing import Any
 
 from effir.compress.shape import ModelShape
 from effir.errors import EffirError
+from effir.plan import planned
 from effir.sweeping.space import Choice, Range, Space, Value
 from effir.sweeping.target import Result, Target
 
@@ -115,13 +116,9 @@ class Study:
 
 def predicted_parameters(shape: ModelShape, settings: Mapping[str, Value]) -> int:
     """Count the non-embedding parameters of a cut before it is made; widths are rounded later, by less than 1 %."""
-    sublayer = str(settings["prune.sublayer"])
-    if sublayer == "either":
-        raise EffirError("a sweep cannot foresee sizes with prune.sublayer either: vary mlp, attention or block")
+    sublayer: Any = str(settings["prune.sublayer"])
     depth, width = int(settings["prune.depth"]), float(settings["prune.width"])
-    there = shape.having(sublayer)  # type: ignore[arg-type]
-    dropped = shape.without(sublayer, there[:depth])  # type: ignore[arg-type]
-    return dropped.with_mlp_widths([round(width * one) for one in dropped.mlp_widths]).parameters(embeddings=False)
+    return planned(shape, sublayer, depth, width).parameters(embeddings=False)
 
 
 def _trial(values: dict[str, Any]) -> Trial:

@@ -50,7 +50,7 @@ def test_a_size_is_foreseen_without_cutting() -> None:
 
 
 def test_what_a_ranking_of_two_kinds_will_drop_cannot_be_foreseen() -> None:
-    with pytest.raises(EffirError, match=r"cannot foresee sizes with prune\.sublayer either: vary mlp"):
+    with pytest.raises(EffirError, match=r"the size of a cut by either cannot be foreseen: choose mlp"):
         predicted_parameters(SHAPE, {**DEFAULT, "prune.sublayer": "either"})
 
 
