@@ -1,0 +1,108 @@
+"""`effir data check`: each fault of a collection, found and named, and nothing where there is none."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from effir.cli import main
+from effir.data.checking import FAULTS, check_collection
+
+CORPUS = [{"_id": "d1", "title": "Cells", "text": "They divide."}, {"_id": "d2", "text": "They grow."}]
+QUERIES = [{"_id": "q1", "text": "Do cells divide?"}, {"_id": "q2", "text": "Do cells grow?"}]
+HEAD = "query-id\tcorpus-id\tscore\n"
+QRELS = {"train": f"{HEAD}q1\td1\t1\n", "test": f"{HEAD}q2\td2\t1\n"}
+
+
+def lines(rows: list[dict[str, object]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write(folder: Path, corpus: str, queries: str, qrels: Mapping[str, str]) -> Path:
+    (folder / "qrels").mkdir()
+    (folder / "corpus.jsonl").write_text(corpus, encoding="utf-8")
+    (folder / "queries.jsonl").write_text(queries, encoding="utf-8")
+    for split, text in qrels.items():
+        (folder / f"qrels/{split}.tsv").write_text(text, encoding="utf-8")
+    return folder
+
+
+def effir(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["data", "check", *arguments])
+
+
+def test_a_sound_collection_has_nothing_to_mend(tmp_path: Path) -> None:
+    result = effir(str(write(tmp_path, lines(CORPUS), lines(QUERIES), QRELS)))
+    said = "2 documents, 2 queries, judged 1 in test, 1 in train: 0 to mend, 0 to look at\n"
+    assert (result.exit_code, result.output) == (0, said)
+
+
+@pytest.mark.parametrize(
+    ("file", "added", "fault", "example"),
+    [
+        ("corpus", "{broken\n", "not JSON", "line 3"),
+        ("corpus", '{"text": "x"}\n', "no _id", "line 3"),
+        ("corpus", '{"_id": "d3", "text": 3}\n', "no text", "line 3"),
+        ("corpus", '{"_id": "d1", "text": "They shrink."}\n', "an _id that another has", "'d1', line 3"),
+        ("corpus", '{"_id": "d3", "text": " "}\n', "an empty text", "'d3', line 3"),
+        ("corpus", '{"_id": "d3", "text": "they  GROW."}\n', "a text that another has", "'d3', line 3"),
+        ("queries", '{"_id": "q3", "text": "do cells grow?"}\n', "a question that another asks", "'q3', line 3"),
+        ("queries", '{"_id": "q3", "text": "Do they?"}\n', "never judged", "'q3'"),
+        ("test", "q2\td2\tyes\n", "no judgement", "line 3"),
+        ("test", "q9\td1\t1\n", "a query that is not there", "'q9', line 3"),
+        ("test", "q2\td9\t1\n", "a document that is not there", "'d9', line 3"),
+        ("test", "q2\td2\t1\n", "judged before", "'q2' and 'd2', line 3"),
+        ("test", "q1\td2\t1\n", "a query of train", "'q1'"),
+    ],
+)
+def test_each_fault_is_found_where_it_is(tmp_path: Path, file: str, added: str, fault: str, example: str) -> None:
+    texts = {"corpus": lines(CORPUS), "queries": lines(QUERIES), **QRELS}
+    texts[file] += added
+    corpus, queries = texts.pop("corpus"), texts.pop("queries")
+    report = check_collection(write(tmp_path, corpus, queries, texts))
+    found = {finding.fault: finding for finding in report.findings}
+    assert found[fault].example == example
+    assert FAULTS[fault][1] in str(found[fault])
+
+
+def test_a_header_that_is_a_judgement_and_a_query_without_answer_are_found(tmp_path: Path) -> None:
+    qrels = {"train": "q1\td1\t1\n", "test": f"{HEAD}q2\td2\t0\n"}
+    report = check_collection(write(tmp_path, lines(CORPUS), lines(QUERIES), qrels))
+    assert [(finding.file, finding.fault) for finding in report.findings] == [
+        ("qrels/test.tsv", "no answer"),
+        ("qrels/train.tsv", "no header"),
+        ("queries.jsonl", "never judged"),
+    ]
+
+
+def test_the_same_question_in_train_and_test_is_leakage_whatever_its_id(tmp_path: Path) -> None:
+    queries = [QUERIES[0], {"_id": "q2", "text": "do CELLS divide? "}]
+    result = effir(str(write(tmp_path, lines(CORPUS), lines(queries), QRELS)))
+    assert result.exit_code == 1
+    said = "error: qrels/test.tsv: a query of train (1), e.g. 'q2', which is 'q1' in train: keep it in one of them"
+    assert result.output.startswith(said)
+
+
+def test_broken_utf_8_is_a_fault_of_its_line(tmp_path: Path) -> None:
+    folder = write(tmp_path, lines(CORPUS), lines(QUERIES), QRELS)
+    with (folder / "corpus.jsonl").open("ab") as file:
+        file.write(b'{"_id": "d3", "text": "\xff"}\n')
+    assert [str(each) for each in check_collection(folder).errors] == [
+        "error: corpus.jsonl: not JSON (1), e.g. line 3: write one JSON object a line, in UTF-8"
+    ]
+
+
+def test_findings_are_json_for_programs(tmp_path: Path) -> None:
+    folder = write(tmp_path, lines(CORPUS) * 2, lines(QUERIES), QRELS)
+    found = json.loads(effir(str(folder), "--json").output)
+    (twice,) = found["findings"]
+    assert (twice["fault"], twice["count"], twice["kind"]) == ("an _id that another has", 2, "error")
+    assert found["judged"] == {"train": 1, "test": 1}
+
+
+def test_what_is_no_collection_is_one_sentence(tmp_path: Path) -> None:
+    result = effir(str(tmp_path))
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "is no BEIR collection: corpus.jsonl is missing" in result.output
