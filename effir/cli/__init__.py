@@ -5,6 +5,7 @@ import click
 from effir.cli.compare import compare
 from effir.cli.data import data
 from effir.cli.export import export
+from effir.cli.importing import importing
 from effir.cli.models import models, promote, rollback
 from effir.cli.plan import plan
 from effir.cli.profile import profile
@@ -41,5 +42,19 @@ def main() -> None:
     """
 
 
-for command in (search, export, plan, data, models, promote, rollback, profile, compare, sweep, study, report):
+for command in (
+    search,
+    export,
+    importing,
+    plan,
+    data,
+    models,
+    promote,
+    rollback,
+    profile,
+    compare,
+    sweep,
+    study,
+    report,
+):
     main.add_command(command)

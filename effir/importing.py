@@ -1,0 +1,149 @@
+"""Checkpoints of LLM-Drop and of EffiR's authors, with or without a LoRA adapter over them, as checkpoints of effir."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effir.compress.loading import save_model
+from effir.compress.shape import ModelShape, shape_of
+from effir.compress.surgery import cut_checkpoint
+from effir.data.base_model import PICKLED
+from effir.errors import EffirError
+from effir.files import read_json, write_json, writing
+
+LISTS = {"drop_mlp_list": "mlp", "drop_attn_list": "attention"}
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+UNREAD = ("auto_map", "architectures", *LISTS)
+"""Keys of such a config.json that effir's own takes the place of."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was made: the shape of the cut, and whether an adapter was folded in."""
+
+    shape: ModelShape
+    has_adapter: bool
+
+
+def import_checkpoint(folder: Path, into: Path, base: Path | None = None) -> Imported:
+    """Write the checkpoint in ``folder`` as the effir checkpoint ``into``, whole or not at all.
+
+    ``folder`` holds a model whose config.json names dropped sublayers (``drop_mlp_list``, ``drop_attn_list``: layers,
+    or a truth value a layer), or a LoRA adapter over such a model, which is ``base`` or where the adapter says. Weights
+    of dropped sublayers may be there or not. EffirError for pickled weights, for what is neither, and for an adapter
+    that is more than LoRA.
+    """
+    if into.exists():
+        raise EffirError(f"{into} is there already: remove it, or name another folder")
+    has_adapter = (folder / ADAPTER).is_file()
+    model = _base_of(folder, base) if has_adapter else folder
+    _refuse_pickles(model)
+    with tempfile.TemporaryDirectory() as place:
+        plain, cut = Path(place) / "plain", Path(place) / "cut"
+        shape = _plain(model, plain)
+        if not has_adapter:
+            cut_checkpoint(plain, into, shape)
+            return Imported(shape, has_adapter)
+        cut_checkpoint(plain, cut, shape)
+        with writing(into) as draft:
+            _fold(folder, cut, Path(place) / "adapter", draft)
+    return Imported(shape, has_adapter)
+
+
+def _base_of(adapter: Path, base: Path | None) -> Path:
+    named = base or Path(str(read_json(adapter / ADAPTER, made_by="import").get("base_model_name_or_path") or ""))
+    for folder in (named, adapter / named):
+        if (folder / "config.json").is_file():
+            return folder
+    raise EffirError(f"{adapter} is an adapter over {named}, which is not here: fetch it, and name it with --base")
+
+
+def _refuse_pickles(folder: Path) -> None:
+    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise EffirError(
+            f"{folder} has only pickled weights ({pickled[0]}), which can run code: open it where you trust it, "
+            "and save it with `save_pretrained`, which writes safetensors"
+        )
+
+
+def _plain(folder: Path, into: Path) -> ModelShape:
+    """Show a checkpoint as the ordinary one of its family, by links, and return the shape that it names."""
+    if not (folder / "config.json").is_file():
+        raise EffirError(f"{folder} has neither config.json nor {ADAPTER}: name the folder of a model or of an adapter")
+    config = read_json(folder / "config.json", made_by="import")
+    if not isinstance(config, dict) or not LISTS.keys() & config.keys():
+        raise EffirError(f"{folder / 'config.json'} names no dropped sublayers ({', '.join(LISTS)}): nothing to import")
+    into.mkdir()
+    for path in folder.iterdir():
+        if path.is_file() and path.name != "config.json":
+            (into / path.name).symlink_to(path.resolve())
+    write_json(into / "config.json", {key: value for key, value in config.items() if key not in UNREAD})
+    shape = shape_of(into)
+    for key, sublayer in LISTS.items():
+        shape = shape.without(sublayer, _layers(config.get(key) or [], shape.layers, key))  # type: ignore[arg-type]
+    return shape
+
+
+def _layers(named: Any, layers: int, key: str) -> list[int]:
+    """Read a list of layers, or of a truth value a layer.
+
+    >>> _layers([3, 1], 4, "drop_mlp_list"), _layers([False, True, False, True], 4, "drop_mlp_list")
+    ([1, 3], [1, 3])
+    """
+    if isinstance(named, list) and len(named) == layers and all(isinstance(each, bool) for each in named):
+        return [layer for layer, dropped in enumerate(named) if dropped]
+    if isinstance(named, list) and all(type(each) is int for each in named):
+        return sorted(set(named))
+    raise EffirError(f"config.json: {key} must list layers, or a truth value for each of {layers}: mend it")
+
+
+def _fold(adapter: Path, cut: Path, scratch: Path, into: Path) -> None:
+    """Multiply a LoRA adapter into the weights of a checkpoint."""
+    from peft import PeftModel
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModel
+
+    import effir  # noqa: F401  registers the cut architectures with transformers
+
+    config = read_json(adapter / ADAPTER, made_by="import")
+    _check_adapter(adapter, config)
+    model = AutoModel.from_pretrained(cut, dtype="auto")
+    wanted, found = {name for name, _ in model.named_modules()}, load_file(adapter / ADAPTER_WEIGHTS)
+    kept = {f"base_model.model.{key}": tensor for key, tensor in _named(found).items() if _module(key) in wanted}
+    if not kept:
+        raise EffirError(f"{adapter / ADAPTER_WEIGHTS} names no module of its base model: it belongs to another")
+    scratch.mkdir()
+    save_file(kept, scratch / ADAPTER_WEIGHTS)
+    write_json(scratch / ADAPTER, {**config, "task_type": None, "base_model_name_or_path": str(cut)})
+    loaded = PeftModel.from_pretrained(model, scratch)
+    save_model(loaded.merge_and_unload(), cut, into)
+
+
+def _check_adapter(adapter: Path, config: Mapping[str, Any]) -> None:
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        _refuse_pickles(adapter)
+        raise EffirError(f"{adapter} has no {ADAPTER_WEIGHTS}: fetch the adapter again")
+    more = [key for key in ("modules_to_save", "use_dora") if config.get(key)]
+    if config.get("peft_type") != "LORA" or more:
+        raise EffirError(
+            f"{adapter / ADAPTER} is {config.get('peft_type')}{' with ' + more[0] if more else ''}, not plain LoRA: "
+            "merge it with peft, and import the merged model"
+        )
+
+
+def _named(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Name an adapter's tensors as a model without LM head does, whichever it was trained on."""
+    bare = {key.removeprefix("base_model.model.").removeprefix("model."): tensor for key, tensor in tensors.items()}
+    return {key: tensor for key, tensor in bare.items() if key.startswith("layers.")}
+
+
+def _module(key: str) -> str:
+    """Name the module that a tensor adapts.
+
+    >>> _module("layers.0.mlp.up_proj.lora_A.weight")
+    'layers.0.mlp.up_proj'
+    """
+    return key.partition(".lora_")[0]
