@@ -6,6 +6,7 @@ from effir.cli.compare import compare
 from effir.cli.data import data
 from effir.cli.export import export
 from effir.cli.importing import importing
+from effir.cli.index import index
 from effir.cli.models import models, promote, rollback
 from effir.cli.plan import plan
 from effir.cli.profile import profile
@@ -42,19 +43,6 @@ def main() -> None:
     """
 
 
-for command in (
-    search,
-    export,
-    importing,
-    plan,
-    data,
-    models,
-    promote,
-    rollback,
-    profile,
-    compare,
-    sweep,
-    study,
-    report,
-):
+COMMANDS = (search, index, export, importing, plan, data, models, promote, rollback, profile, compare, sweep, study)
+for command in (*COMMANDS, report):
     main.add_command(command)

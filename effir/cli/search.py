@@ -10,12 +10,15 @@ import click
 @click.argument("query")
 @click.option("-k", "count", default=5, show_default=True, type=click.IntRange(min=1), help="How many documents.")
 @click.option("--set", "name", help="Which of data.eval to search; the first by default.")
+@click.option("--index", "own", type=click.Path(path_type=Path), help="An index that `effir index build` made.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list, for programs.")
-def search(query: str, count: int, name: str | None, as_json: bool) -> None:
-    """Search the last index for QUERY.
+def search(query: str, count: int, name: str | None, own: Path | None, as_json: bool) -> None:
+    """Search the pipeline's last index for QUERY, or one of your own.
 
     Example: effir search "smooth a noisy signal" -k 5
     """
+    if own is not None:
+        return _search_own(own, query, count, as_json)
     from effir.files import require
     from effir.params import load_params
 
@@ -34,3 +37,18 @@ def search(query: str, count: int, name: str | None, as_json: bool) -> None:
     else:
         for hit in hits:
             click.echo(f"{hit.score:.3f}  {hit.title or hit.id}")
+
+
+def _search_own(folder: Path, query: str, count: int, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from effir.growing import GrowingIndex, checked_retriever
+    from effir.models import encoder_of
+
+    index = GrowingIndex(folder)
+    hits = index.search(encoder_of(checked_retriever(index.manifest)).queries([query]), count)[0]
+    if as_json:
+        click.echo(json.dumps([asdict(hit) for hit in hits]))
+    else:
+        for hit in hits:
+            click.echo(f"{hit.score:.3f}  {hit.id}  {hit.title or hit.text[:80]}")

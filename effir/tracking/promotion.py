@@ -101,6 +101,11 @@ def model_versions(name: str) -> list[ModelVersion]:
     return sorted(found, key=lambda version: -version.version)
 
 
+def version_named(store: Store, name: str, which: str) -> int:
+    """Return the number of the version that a number or an alias means; EffirError where there is none."""
+    return _number(store, name, which, _aliases(store, name))
+
+
 def _number(store: Store, name: str, which: str, aliases: Mapping[str, int]) -> int:
     """Return the number of the version that a number or an alias means; EffirError where there is none."""
     if which in aliases:

@@ -1,0 +1,39 @@
+"""A registered retriever as a folder on this machine."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from effir.errors import EffirError
+from effir.files import writing
+from effir.tracking import open_store, reaching
+from effir.tracking.promotion import version_named
+from effir.tracking.registry import DATA
+
+FORM = re.compile(r"models:/([^/@]+)(?:@|/)([^/@]+)")
+
+
+@reaching()
+def fetch_retriever(uri: str, cache: Path) -> Path:
+    """Return the folder of ``models:/<name>@<alias>`` or ``models:/<name>/<version>``.
+
+    Where the store is a folder of this file system it is that of the version itself; from a server it is copied into
+    ``cache``, once a version. EffirError where there is no such version.
+    """
+    wanted = FORM.fullmatch(uri)
+    if wanted is None:
+        raise EffirError(f"{uri} names no registered model: write models:/<name>@<alias> or models:/<name>/<version>")
+    store = open_store()
+    name, version = wanted[1], version_named(store, wanted[1], wanted[2])
+    model = store.client.get_logged_model(store.client.get_model_version(name, str(version)).model_id)
+    place = urlsplit(model.artifact_location)
+    if place.scheme == "file":
+        return Path(unquote(place.path), "data", DATA)
+    into = cache / str(model.model_id)
+    if not into.is_dir():
+        from mlflow.artifacts import download_artifacts
+
+        with writing(into) as draft:
+            found = download_artifacts(f"models:/{model.model_id}/data/{DATA}", dst_path=str(draft))
+            Path(found).rename(draft / DATA)
+    return into / DATA

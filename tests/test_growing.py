@@ -1,0 +1,251 @@
+"""An index of one's own documents: built from what a user has, added to, deleted from, killed and gone on with."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from effir.cli import main
+from effir.compress.surgery import cut_checkpoint
+from effir.data.beir import Document
+from effir.data.texts import documents_of
+from effir.errors import EffirError
+from effir.growing import LOCK, GrowingIndex, add_documents, create_index, delete_documents, read_manifest
+from effir.retriever import build_retriever, open_retriever, save_retriever
+from tests.compress.conftest import tiny_model, tiny_tokenizer
+
+
+def encode(texts: list[str]) -> NDArray[np.float32]:
+    """Unit vectors that stand for a text's words, so that equal words are near."""
+    vectors = np.zeros((len(texts), 4096), dtype=np.float32)
+    for row, text in enumerate(texts):
+        for word in text.lower().split():
+            vectors[row, int(hashlib.sha256(word.encode()).hexdigest(), 16) % 4096] += 1
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+DOCUMENTS = [Document(f"d{i}", "", f"word{i} common") for i in range(30)]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    create_index(tmp_path / "index", DOCUMENTS, encode, "a model", tmp_path / "model", "Flat")
+    return tmp_path / "index"
+
+
+def found(folder: Path, query: str, k: int = 3) -> list[str]:
+    return [hit.id for hit in GrowingIndex(folder).search(encode([query]), k)[0]]
+
+
+def test_a_document_is_found_with_its_text(made: Path) -> None:
+    (hit,) = GrowingIndex(made).search(encode(["word7 common"]), 1)[0]
+    assert (hit.id, hit.text, round(hit.score, 5)) == ("d7", "word7 common", 1.0)
+    assert GrowingIndex(made).count == 30
+
+
+def test_what_is_added_is_found_beside_the_rest_and_takes_the_place_of_its_id(made: Path) -> None:
+    added = [Document("d7", "", "another thing"), Document("new", "", "word7 common")]
+    assert add_documents(made, added, encode) == (2, 1)
+    index = GrowingIndex(made)
+    assert index.count == 31
+    assert found(made, "word7 common")[0] == "new"
+    assert found(made, "another thing")[0] == "d7"
+    everything = found(made, "word7 common", k=100)
+    assert sorted(everything) == sorted([*(d.id for d in DOCUMENTS), "new"])
+
+
+def test_a_merged_ranking_is_that_of_one_index(made: Path, tmp_path: Path) -> None:
+    more = [Document(f"e{i}", "", f"word{i} rare{i} common") for i in range(20)]
+    add_documents(made, more, encode)
+    create_index(tmp_path / "whole", [*DOCUMENTS, *more], encode, "a model", tmp_path / "model", "Flat")
+    for query in ("word3 common", "rare5", "common"):
+        pair = (GrowingIndex(folder).search(encode([query]), 10)[0] for folder in (made, tmp_path / "whole"))
+        one, other = ([(round(hit.score, 5), hit.id) for hit in hits] for hits in pair)
+        assert [score for score, _ in one] == [score for score, _ in other]
+        last = one[-1][0]  # of documents that tie there, either may be kept
+        assert {id_ for score, id_ in one if score > last} == {id_ for score, id_ in other if score > last}
+
+
+def test_what_is_deleted_is_never_found_and_leaves_no_gap(made: Path) -> None:
+    assert delete_documents(made, ["d7", "d8"]) == 2
+    assert not {"d7", "d8"} & set(found(made, "word7 common", k=100))
+    assert len(found(made, "common", k=28)) == 28
+    add_documents(made, [Document("d7", "", "word7 common")], encode)  # and may come back
+    assert found(made, "word7 common")[0] == "d7"
+
+
+def test_deleting_one_that_is_not_there_deletes_none(made: Path) -> None:
+    with pytest.raises(EffirError, match=r"has no document 'nope': nothing was deleted"):
+        delete_documents(made, ["d1", "nope"])
+    assert GrowingIndex(made).count == 30
+    delete_documents(made, ["d1"])
+    with pytest.raises(EffirError, match=r"has no document 'd1'"):
+        delete_documents(made, ["d1"])
+
+
+def test_a_build_that_was_killed_goes_on_and_shows_nothing_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effir.growing.SHARD", 10)
+    (tmp_path / "model").mkdir()
+    calls: list[int] = []
+
+    def dying(texts: list[str]) -> NDArray[np.float32]:
+        calls.append(len(texts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(texts)
+
+    for _ in "ab":
+        try:
+            create_index(tmp_path / "index", DOCUMENTS, dying, "a model", tmp_path / "model", "Flat")
+        except KeyboardInterrupt:
+            with pytest.raises(EffirError, match="holds no index: make one by `effir index build`"):
+                GrowingIndex(tmp_path / "index")
+    assert calls == [10, 10, 10, 10]  # two shards, the one that died, and that one again
+    assert GrowingIndex(tmp_path / "index").count == 30
+
+
+def test_an_addition_that_was_killed_changes_nothing(made: Path) -> None:
+    def dying(texts: list[str]) -> NDArray[np.float32]:
+        raise KeyboardInterrupt
+
+    before = read_manifest(made)
+    with pytest.raises(KeyboardInterrupt):
+        add_documents(made, [Document("d1", "", "changed")], dying)
+    assert read_manifest(made) == before
+    assert found(made, "word1 common")[0] == "d1"
+
+
+def test_two_changes_at_once_are_refused(made: Path) -> None:
+    with FileLock(made / LOCK), pytest.raises(EffirError, match="is being changed by another process"):
+        delete_documents(made, ["d1"])
+
+
+def test_an_index_is_not_built_over_another(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(EffirError, match="holds an index already: add to it, or remove it"):
+        create_index(made, DOCUMENTS, encode, "a model", tmp_path / "model", "Flat")
+
+
+# --- sources
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_lines_a_table_and_a_collection_are_read_alike(tmp_path: Path) -> None:
+    rows = [{"_id": "a", "title": "T", "text": "one"}, {"id": 7, "text": "two"}, {"text": "three"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    table = write(tmp_path / "docs.csv", "id,title,text\na,T,one\n7,,two\n,,three\n")
+    found = list(documents_of(write(tmp_path / "docs.jsonl", lines)))
+    assert [(d.id, d.content) for d in found][:2] == [("a", "T one"), ("7", "two")]
+    assert list(documents_of(table)) == found
+    write(tmp_path / "beir/corpus.jsonl", lines.splitlines()[0] + "\n")
+    assert list(documents_of(tmp_path / "beir")) == found[:1]
+    assert len(found[2].id) == 16  # named by what it says: the same in every copy
+
+
+def test_text_files_are_read_in_passages_of_whole_paragraphs(tmp_path: Path) -> None:
+    long = " ".join(["word"] * 70)
+    write(tmp_path / "a/guide.md", f"# The guide\n\nShort.\n\n{long}\n\n{long}\n")
+    write(tmp_path / "notes.txt", "One thing.\n")
+    write(tmp_path / "ignored.bin", "x")
+    found = list(documents_of(tmp_path))
+    assert [d.id for d in found] == ["a/guide.md#1", "a/guide.md#2", "notes.txt#1"]
+    assert [d.title for d in found] == ["The guide", "The guide", "notes"]
+    assert found[0].text.startswith("# The guide Short. word")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("docs.jsonl", '{"text": 3}\n', "document 1, has no `text`"),
+        ("docs.jsonl", "", "has no documents"),
+        ("docs.jsonl", '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "two documents with the id 'a'"),
+        ("docs.jsonl", '{"id": "a", "text": " "}\n', "document 'a' is empty"),
+        ("docs.csv", "a,b\n1,2\n", "has no column `text`, only a, b"),
+        ("docs.parquet", "x", "is neither a folder nor .jsonl nor .csv"),
+        ("docs/notes.bin", "x", "has no documents: name a folder"),
+    ],
+)
+def test_what_cannot_be_indexed_is_one_sentence(tmp_path: Path, name: str, text: str, said: str) -> None:
+    path = write(tmp_path / name, text)
+    with pytest.raises(EffirError, match=said):
+        list(documents_of(path.parent if name.startswith("docs/") else path))
+
+
+# --- the commands, with a model
+
+
+def effir(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(folder / "whole")
+    tiny_tokenizer().save_pretrained(folder / "whole")
+    from effir.compress.shape import shape_of
+
+    cut_checkpoint(folder / "whole", folder / "cut", shape_of(folder / "whole").without("mlp", [1]))
+    settings: dict[str, Any] = {"pooling": "last", "query_prompt": "", "document_prompt": "", "max_tokens": 16}
+    save_retriever(build_retriever(folder / "cut", **settings), folder / "retriever")
+    return folder / "retriever"
+
+
+def test_the_commands_build_add_search_and_delete(retriever: Path, tmp_path: Path) -> None:
+    texts = [f"w{i} w{i + 1} w{i + 2}" for i in range(4, 40)]
+    rows = "".join(json.dumps({"id": text.split()[0], "text": text}) + "\n" for text in texts)
+    source = write(tmp_path / "docs.jsonl", rows)
+    built = effir("index", "build", source, tmp_path / "index", "--model", retriever, "--json")
+    assert json.loads(built.stdout) == {"folder": str(tmp_path / "index"), "documents": 36}
+    hits = json.loads(effir("search", "w9 w10 w11", "--index", tmp_path / "index", "-k", "3", "--json").stdout)
+    assert (hits[0]["id"], hits[0]["text"]) == ("w9", "w9 w10 w11")
+    vectors = open_retriever(retriever).encode(["w9 w10 w11", hits[1]["text"]])
+    assert hits[1]["score"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-4)
+
+    more = write(tmp_path / "more.csv", "id,text\nw9,w50 w51\nx,w52 w53\n")
+    assert "2 documents added, 1 of them in the place" in effir("index", "add", more, tmp_path / "index").output
+    listed = write(tmp_path / "ids.txt", "w10\n\nx\n")
+    assert "3 deleted" in effir("index", "delete", tmp_path / "index", "w11", "--from", listed).output
+    hits = json.loads(effir("search", "w10 w11 w12", "--index", tmp_path / "index", "-k", "50", "--json").stdout)
+    assert sorted(hit["id"] for hit in hits) == sorted({text.split()[0] for text in texts} - {"w10", "w11"})
+
+
+def test_an_index_of_another_model_is_not_searched(retriever: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(retriever, tmp_path / "copy")
+    source = write(tmp_path / "docs.jsonl", '{"text": "w5"}\n')
+    effir("index", "build", source, tmp_path / "index", "--model", copy)
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}), encoding="utf-8")
+    result = effir("search", "w5", "--index", tmp_path / "index")
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "holds another model than the one that made the index: build the index again" in result.output
+    shutil.rmtree(copy)
+    assert "is not in" in effir("search", "w5", "--index", tmp_path / "index").output
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("nowhere", "nowhere holds no retriever: name a sentence-transformers folder, or models:/<name>@<alias>"),
+        ("models:/effir", "models:/effir names no registered model: write models:/<name>@<alias>"),
+    ],
+)
+def test_a_model_that_is_none_is_one_sentence(tmp_path: Path, model: str, said: str) -> None:
+    source = write(tmp_path / "docs.jsonl", '{"text": "w5"}\n')
+    result = effir("index", "build", source, tmp_path / "index", "--model", model)
+    assert (result.exit_code, result.output) == (2, f"Error: {said}\n") or said in result.output
+    assert not (tmp_path / "index").exists()
