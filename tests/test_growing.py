@@ -214,7 +214,7 @@ def test_the_commands_build_add_search_and_delete(retriever: Path, tmp_path: Pat
     hits = json.loads(effir("search", "w9 w10 w11", "--index", tmp_path / "index", "-k", "3", "--json").stdout)
     assert (hits[0]["id"], hits[0]["text"]) == ("w9", "w9 w10 w11")
     vectors = open_retriever(retriever).encode(["w9 w10 w11", hits[1]["text"]])
-    assert hits[1]["score"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=5e-3)  # bfloat16 where the machine has it
+    assert hits[1]["score"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=5e-3)
 
     more = write(tmp_path / "more.csv", "id,text\nw9,w50 w51\nx,w52 w53\n")
     assert "2 documents added, 1 of them in the place" in effir("index", "add", more, tmp_path / "index").output

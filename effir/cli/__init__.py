@@ -12,6 +12,7 @@ from effir.cli.plan import plan
 from effir.cli.profile import profile
 from effir.cli.report import report
 from effir.cli.search import search
+from effir.cli.serve import serve
 from effir.cli.study import study
 from effir.cli.sweep import sweep
 from effir.errors import EffirError
@@ -43,6 +44,6 @@ def main() -> None:
     """
 
 
-COMMANDS = (search, index, export, importing, plan, data, models, promote, rollback, profile, compare, sweep, study)
-for command in (*COMMANDS, report):
+COMMANDS = (search, index, serve, export, importing, plan, data, models, promote, rollback, profile, compare)
+for command in (*COMMANDS, sweep, study, report):
     main.add_command(command)

@@ -1,0 +1,62 @@
+"""Requests that wait at the same time are worked on together: a batch costs little more than its longest text."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Generic, TypeVar
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+
+
+class TooMuchWaitingError(Exception):
+    """More waits than can be worked off in a time that anyone would wait."""
+
+
+class Batcher(Generic[Task, Done]):
+    """Hands what waits to ``work``, at most ``most`` tasks at a time; one batch runs, the next one gathers.
+
+    A lone task is begun at once, in ``executor``. ``work`` gets tasks and returns each one's result in their order;
+    what it raises, all of the batch raise. ``seen`` hears the size of each batch.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Task]], Sequence[Done]],
+        executor: Executor,
+        *,
+        most: int,
+        waiting: int,
+        seen: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self._work, self._executor, self._seen = work, executor, seen
+        self._most, self._limit = most, waiting
+        self._waiting: deque[tuple[Task, asyncio.Future[Done]]] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    async def do(self, task: Task) -> Done:
+        """Return the result of one task; TooMuchWaitingError at once where too many wait already."""
+        if len(self._waiting) >= self._limit:
+            raise TooMuchWaitingError
+        done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self._waiting.append((task, done))
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return await done
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            self._seen(len(batch))
+            try:
+                results = await loop.run_in_executor(self._executor, self._work, [task for task, _ in batch])
+            except Exception as error:
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(error)
+                continue
+            for (_, done), result in zip(batch, results, strict=True):
+                if not done.done():  # its client went away
+                    done.set_result(result)
