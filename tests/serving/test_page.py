@@ -114,7 +114,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_fails(served: Served, browser:
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert all(url.startswith((served.address, "about:", "data:")) for url in asked)
     severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert not [message for message in severe if served.address in message and "favicon" not in message]
+    assert not [message for message in severe if served.address in message]
 
 
 @pytest.mark.skipif(not all(path.exists() for path in REAL), reason="no models/retriever: run `make repro`")
