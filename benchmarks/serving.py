@@ -1,0 +1,126 @@
+"""`effir serve` under load: one client, then many at once, who think between their questions or do not."""
+
+import itertools
+import json
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import requests
+
+from benchmarks.table import save
+from effir.data.beir import open_collection
+from effir.files import require, state_dir
+from effir.growing import MANIFEST, create_index, fingerprint
+from effir.models import encoder_of
+from stages.paths import EVAL, RETRIEVER
+
+
+def indexed(retriever: Path, collection: Path) -> Path:
+    """Build the index of the set, once a model."""
+    folder = state_dir("benchmarks") / f"serving-{fingerprint(retriever)[:16]}"
+    if not (folder / MANIFEST).exists():
+        documents = open_collection(collection).documents()
+        create_index(folder, documents, encoder_of(retriever).documents, str(retriever), retriever, "Flat")
+    return folder
+
+
+class Clients:
+    """Ask for ``seconds``, each client one question at a time, thinking ``think`` seconds on average between them."""
+
+    def __init__(self, address: str, queries: Sequence[str], count: int, seconds: float, think: float) -> None:
+        self.address, self.count, self.think = address, count, think
+        self.queries = itertools.cycle(queries)
+        self.until = time.perf_counter() + seconds
+        self.took: list[float] = []
+        self.errors = 0
+
+    def run(self) -> None:
+        """Ask until the time is over."""
+        threads = [threading.Thread(target=self._ask, args=(random.Random(i),)) for i in range(self.count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _ask(self, chance: random.Random) -> None:
+        session = requests.Session()
+        time.sleep(chance.random() * self.think)
+        while time.perf_counter() < self.until:
+            started = time.perf_counter()
+            try:
+                answer = session.post(f"{self.address}/search", json={"query": next(self.queries)}, timeout=60)
+                self.errors += answer.status_code != 200
+            except requests.RequestException:
+                self.errors += 1
+            self.took.append(time.perf_counter() - started)
+            time.sleep(chance.expovariate(1 / self.think) if self.think else 0)
+
+
+def measure(address: str, queries: Sequence[str], count: int, seconds: float, think: float) -> dict[str, Any]:
+    """Return what clients saw: answers a second, errors, and milliseconds at the median and at 95 %."""
+    clients = Clients(address, queries, count, seconds, think)
+    started = time.perf_counter()
+    clients.run()
+    cuts = statistics.quantiles(clients.took, n=100)
+    return {
+        "clients": count,
+        "think": think,
+        "answers": len(clients.took),
+        "rate": len(clients.took) / (time.perf_counter() - started),
+        "errors": clients.errors,
+        "p50_ms": 1000 * cuts[49],
+        "p95_ms": 1000 * cuts[94],
+    }
+
+
+@click.command()
+@click.option("--clients", default=50, show_default=True)
+@click.option("--seconds", default=60.0, show_default=True)
+@click.option("--think", "thinks", multiple=True, type=float, default=(1.0, 0.0), show_default=True)
+@click.option("--precision", "precisions", multiple=True, default=("auto",), show_default=True)
+def main(clients: int, seconds: float, thinks: Sequence[float], precisions: Sequence[str]) -> None:
+    """Serve the apidocs set by the default retriever, and ask its test queries."""
+    collection = require(EVAL / "apidocs", made_by="download_eval@apidocs")
+    found = open_collection(collection)
+    queries = list(found.queries(found.evaluation_split()).values())
+    index = indexed(require(RETRIEVER, made_by="export").resolve(), collection)
+    rows = []
+    for precision in precisions:
+        options = [str(index), "--port", "0", "--json", "--precision", precision]
+        options += ["--backend", "openvino"] if precision == "int8" else []
+        command = [sys.executable, "-m", "effir.cli", "serve", *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            address = json.loads(process.stdout.readline())["address"]
+            measure(address, queries, 1, 5, 0)  # warm
+            alone = measure(address, queries, 1, 15, 0)
+            for row in (alone, *(measure(address, queries, clients, seconds, think) for think in thinks)):
+                rows.append({"precision": precision, **row, "over_alone": row["p50_ms"] / alone["p50_ms"]})
+                click.echo(str(rows[-1]))
+            process.terminate()
+    columns: dict[str, Callable[[Any], str]] = {
+        "precision": lambda row: row["precision"],
+        "clients": lambda row: str(row["clients"]),
+        "seconds between questions": lambda row: f"{row['think']:g}",
+        "answers a second": lambda row: f"{row['rate']:.1f}",
+        "errors": lambda row: str(row["errors"]),
+        "p50, ms": lambda row: f"{row['p50_ms']:.0f}",
+        "p95, ms": lambda row: f"{row['p95_ms']:.0f}",
+        "p50 over one client's": lambda row: f"{row['over_alone']:.2f}",
+    }
+    where = f"{len(queries)} queries in turn, {sum(1 for _ in found.documents()):,} documents, Flat"
+    note = f"{where}; the clients run on the same cores. {seconds:g} s a row, one client's 15."
+    settings = {"clients": clients, "seconds": seconds, "think": list(thinks)}
+    save("serving", "effir serve", rows, columns=columns, notes=[note], settings=settings)
+
+
+if __name__ == "__main__":
+    main()
