@@ -1,0 +1,23 @@
+"""The pages that are made from the code say what the code says."""
+
+from pathlib import Path
+
+import yaml
+
+from docs.reference import PAGE, entries, page
+from effir.profiles import use_profiles
+
+
+def test_the_reference_of_params_is_what_params_yaml_says(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(Path("params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    use_profiles(Path("profiles"), ["default"], path)
+    assert PAGE.read_text(encoding="utf-8") == page(path.read_text(encoding="utf-8")), "run `python -m docs.reference`"
+
+
+def test_every_key_has_its_purpose() -> None:
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    keys = {f"{section}.{key}" for section, values in yaml.safe_load(text).items() for key in values}
+    said = {f"{section}.{key}": comment for section, key, comment in entries(text)}
+    assert said.keys() == keys
+    assert all(len(comment) > 10 for comment in said.values())
