@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/params.md"
 HEAD = """# Every setting
 
-Made from the comments of `params.yaml` by `python -m docs.reference`; the value is the default. Change one for a trial with
-`dvc exp run -S <key>=<value>`.
+Made from the comments of `params.yaml` by `python -m docs.reference`; the value is the default. Change one for a trial
+with `dvc exp run -S <key>=<value>`.
 """
 
 

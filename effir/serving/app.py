@@ -38,7 +38,7 @@ from effir.serving.schema import (
 WAITING = 1024
 """Requests that may wait; more are told to come again."""
 TOGETHER = 32
-"""Requests worked on at a time."""
+"""Texts worked on at a time, or those of one request."""
 PAGE = Path(__file__).with_name("page.html")
 
 Asked = tuple[str, int]
@@ -104,7 +104,7 @@ def create_app(service: Service) -> FastAPI:
     figures, executor = Figures(), ThreadPoolExecutor(1)  # one batch at a time: it has all cores
     limits: dict[str, Any] = {"most": TOGETHER, "waiting": WAITING, "seen": figures.batches.observe}
     searching: Batcher[Asked, list[Found]] = Batcher(service.search, executor, **limits)
-    embedding: Batcher[Told, Vectors] = Batcher(service.embed, executor, **limits)
+    embedding: Batcher[Told, Vectors] = Batcher(service.embed, executor, **limits, size=lambda told: len(told[0]))
     figures.documents.set_function(lambda: service.index.count)
 
     @asynccontextmanager

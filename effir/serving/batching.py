@@ -15,8 +15,9 @@ class TooMuchWaitingError(Exception):
 
 
 class Batcher(Generic[Task, Done]):
-    """Hands what waits to ``work``, at most ``most`` tasks at a time; one batch runs, the next one gathers.
+    """Hands what waits to ``work``, at most ``most`` of it at a time; one batch runs, the next one gathers.
 
+    How much a task is, ``size`` says; one that is more than ``most`` runs alone.
     A lone task is begun at once, in ``executor``. ``work`` gets tasks and returns each one's result in their order;
     what it raises, all of the batch raise. ``seen`` hears the size of each batch.
     """
@@ -28,10 +29,11 @@ class Batcher(Generic[Task, Done]):
         *,
         most: int,
         waiting: int,
+        size: Callable[[Task], int] = lambda task: 1,
         seen: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._work, self._executor, self._seen = work, executor, seen
-        self._most, self._limit = most, waiting
+        self._most, self._limit, self._size = most, waiting, size
         self._waiting: deque[tuple[Task, asyncio.Future[Done]]] = deque()
         self._running: asyncio.Task[None] | None = None
 
@@ -45,10 +47,17 @@ class Batcher(Generic[Task, Done]):
             self._running = asyncio.create_task(self._run())
         return await done
 
+    def _gathered(self) -> list[tuple[Task, asyncio.Future[Done]]]:
+        batch = [self._waiting.popleft()]
+        room = self._most - self._size(batch[0][0])
+        while self._waiting and (room := room - self._size(self._waiting[0][0])) >= 0:
+            batch.append(self._waiting.popleft())
+        return batch
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            batch = self._gathered()
             self._seen(len(batch))
             try:
                 results = await loop.run_in_executor(self._executor, self._work, [task for task, _ in batch])

@@ -37,6 +37,21 @@ def test_the_first_runs_alone_and_what_gathers_meanwhile_runs_together(executor:
     assert [len(batch) for batch in batches] == [4, 4, 2]
 
 
+def test_a_batch_holds_so_much_or_one_task_that_is_more(executor: ThreadPoolExecutor) -> None:
+    batches = list[list[int]]()
+
+    def work(tasks: Sequence[int]) -> list[int]:
+        batches.append(list(tasks))
+        return list(tasks)
+
+    async def scenario() -> None:
+        batcher = Batcher(work, executor, most=5, waiting=100, size=lambda task: task)
+        await asyncio.gather(*(batcher.do(task) for task in (2, 3, 1, 9, 4, 1)))
+
+    asyncio.run(scenario())
+    assert batches == [[2, 3], [1], [9], [4, 1]]
+
+
 def test_what_work_raises_its_batch_raises_and_the_next_goes_on(executor: ThreadPoolExecutor) -> None:
     def work(tasks: Sequence[int]) -> list[int]:
         if 1 in tasks:
