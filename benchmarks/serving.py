@@ -18,17 +18,17 @@ import requests
 from benchmarks.table import save
 from effir.data.beir import open_collection
 from effir.files import require, state_dir
-from effir.growing import MANIFEST, create_index, fingerprint
-from effir.models import encoder_of
+from effir.growing import MANIFEST, create_index
+from effir.models import model_of, open_model
 from stages.paths import EVAL, RETRIEVER
 
 
-def indexed(retriever: Path, collection: Path) -> Path:
-    """Build the index of the set, once a model."""
-    folder = state_dir("benchmarks") / f"serving-{fingerprint(retriever)[:16]}"
+def indexed(retriever: Path, collection: Path, backend: Any, precision: Any) -> Path:
+    """Build the index of the set, once a model and what runs it."""
+    model = model_of(str(retriever), backend, precision)
+    folder = state_dir("benchmarks") / f"serving-{model.key}"
     if not (folder / MANIFEST).exists():
-        documents = open_collection(collection).documents()
-        create_index(folder, documents, encoder_of(retriever).documents, str(retriever), retriever, "Flat")
+        create_index(folder, open_collection(collection).documents(), open_model(model).documents, model, "Flat")
     return folder
 
 
@@ -91,12 +91,11 @@ def main(clients: int, seconds: float, thinks: Sequence[float], precisions: Sequ
     collection = require(EVAL / "apidocs", made_by="download_eval@apidocs")
     found = open_collection(collection)
     queries = list(found.queries(found.evaluation_split()).values())
-    index = indexed(require(RETRIEVER, made_by="export").resolve(), collection)
+    retriever = require(RETRIEVER, made_by="export").resolve()
     rows = []
     for precision in precisions:
-        options = [str(index), "--port", "0", "--json", "--precision", precision]
-        options += ["--backend", "openvino"] if precision == "int8" else []
-        command = [sys.executable, "-m", "effir.cli", "serve", *options]
+        index = indexed(retriever, collection, "openvino" if precision == "int8" else "torch", precision)
+        command = [sys.executable, "-m", "effir.cli", "serve", str(index), "--port", "0", "--json"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
             address = json.loads(process.stdout.readline())["address"]

@@ -49,8 +49,12 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json(path: Path, made_by: str) -> Any:
-    """Read JSON that stage ``made_by`` writes; EffirError names the file and the command that makes it."""
-    return json.loads(require(path, made_by).read_text(encoding="utf-8"))
+    """Read JSON that stage ``made_by`` writes; EffirError names the file, and how to have it again."""
+    text = require(path, made_by).read_bytes()
+    try:
+        return json.loads(text)
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise EffirError(f"{path} is not JSON ({error}): mend it, or make it again") from None
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

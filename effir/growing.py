@@ -5,46 +5,64 @@ that is found; it goes on where it stopped when it is repeated.
 """
 
 import json
-import mmap
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from effir.data.beir import Document
 from effir.errors import EffirError
 from effir.files import read_json, read_jsonl, sha256_of, write_json, writing
-from effir.search import SearchIndex, build_index, check_factory, open_index
+from effir.search import SearchIndex, build_index, check_growable, open_index
 from effir.shards import Entry, Vectors
 
 MANIFEST, LOCK, WORK, SEGMENTS, TEXTS = "manifest.json", ".lock", ".work", "segments", "texts.jsonl"
 SHARD = 1024
 """Documents that a killed build has to encode again at most."""
+MOST_SEGMENTS = 8
+"""More are merged: each is searched apart."""
+READ = "config.json modules.json tokenizer.json tokenizer_config.json config_sentence_transformers.json".split()
+READ += ["1_Pooling/config.json"]
 
 Encode = Callable[[list[str]], Vectors]
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What an index is: the model as it was named, where it lies and its fingerprint, the kind of its segments.
+class Model:
+    """What made an index's vectors: the model as it was named, where it lies, its fingerprint, and what ran it."""
 
-    ``segments`` maps a segment to the ids in it that are gone.
-    """
-
-    model: str
+    name: str
     folder: str
     fingerprint: str
+    backend: str = "torch"
+    precision: str = "auto"
+
+    @property
+    def key(self) -> str:
+        """Name what must be equal for vectors to stand beside each other."""
+        return sha256(f"{self.fingerprint} {self.backend} {self.precision}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an index is; ``segments`` maps a segment to its rows that are gone."""
+
+    model: Model
     factory: str
-    segments: dict[str, list[str]] = field(default_factory=dict)
+    segments: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A document that was found; ``score`` is the cosine with the query, for a quantised index its estimate."""
+    """A document that was found; ``score`` is the cosine with the query."""
 
     id: str
     title: str
@@ -53,26 +71,25 @@ class Found:
 
 
 def fingerprint(retriever: Path) -> str:
-    """Tell models apart by what decides their vectors: configuration, weights, and how texts are read."""
-    parts = ["config.json", "modules.json", "tokenizer.json", *sorted(p.name for p in retriever.glob("*.safetensors"))]
-    return ":".join(sha256_of(retriever / name)[:16] for name in parts if (retriever / name).is_file())
+    """Tell models apart by what decides their vectors: configuration, weights, and how texts are read and pooled."""
+    parts = [*READ, *sorted(path.name for path in retriever.glob("*.safetensors"))]
+    found = ":".join(sha256_of(retriever / name) for name in parts if (retriever / name).is_file())
+    return sha256(found.encode()).hexdigest()
 
 
-def create_index(
-    folder: Path, documents: Iterable[Document], encode: Encode, model: str, retriever: Path, factory: str
-) -> int:
+def create_index(folder: Path, documents: Iterable[Document], encode: Encode, model: Model, factory: str) -> int:
     """Encode documents into a new index; returns their number. A killed build is repeated to go on.
 
-    EffirError: an index that is there already, a factory that FAISS does not know, documents that are none.
+    EffirError: an index that is there already, a factory that cannot grow, documents that are none.
     """
-    check_factory(factory)
-    if (folder / MANIFEST).exists():
-        raise EffirError(f"{folder} holds an index already: add to it, or remove it")
+    check_growable(factory)
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(model, str(retriever.resolve()), fingerprint(retriever), factory)
     with _locked(folder):
-        count = _segment(folder, "0001", documents, encode, factory)
-        write_json(folder / MANIFEST, asdict(replace(manifest, segments={"0001": []})))
+        if (folder / MANIFEST).exists():
+            raise EffirError(f"{folder} holds an index already: add to it, or remove it")
+        manifest = Manifest(model, factory)
+        count = _segment(folder, "0001", documents, encode, manifest)
+        _write(folder, replace(manifest, segments={"0001": []}))
     return count
 
 
@@ -80,23 +97,26 @@ def add_documents(folder: Path, documents: Iterable[Document], encode: Encode) -
     """Add documents; one with an id that is there takes its place. Returns how many were added, and took a place."""
     with _locked(folder):
         manifest = read_manifest(folder)
-        name = f"{len(manifest.segments) + 1:04d}"
-        count = _segment(folder, name, documents, encode, manifest.factory)
+        name = _next(manifest.segments)
+        count = _segment(folder, name, documents, encode, manifest)
         gone, replaced = _without(folder, manifest, set(_ids(folder, name)))
-        write_json(folder / MANIFEST, asdict(replace(manifest, segments={**gone, name: []})))
+        segments = {**gone, name: []}
+        if len(segments) > MOST_SEGMENTS:
+            segments = _merged(folder, replace(manifest, segments=segments))
+        _write(folder, replace(manifest, segments=segments))
+        _tidy(folder, segments)
     return count, replaced
 
 
 def delete_documents(folder: Path, ids: Collection[str]) -> int:
     """Forget documents by their ids; returns how many there were. EffirError where one of them is not there."""
     with _locked(folder):
-        manifest = read_manifest(folder)
-        gone, count = _without(folder, manifest, set(ids))
-        if count < len(set(ids)):
-            there = {id_ for name, dead in manifest.segments.items() for id_ in set(_ids(folder, name)) - set(dead)}
-            missing = sorted(set(ids) - there)
-            raise EffirError(f"{folder} has no document {missing[0]!r}: nothing was deleted")
-        write_json(folder / MANIFEST, asdict(replace(manifest, segments=gone)))
+        manifest, wanted = read_manifest(folder), set(ids)
+        gone, count = _without(folder, manifest, wanted)
+        if count < len(wanted):
+            missing = min(wanted - {id_ for name in manifest.segments for id_ in _living(folder, name, manifest)})
+            raise EffirError(f"{folder} has no document {missing!r}: nothing was deleted")
+        _write(folder, replace(manifest, segments=gone))
     return count
 
 
@@ -105,19 +125,18 @@ def read_manifest(folder: Path) -> Manifest:
     if not (folder / MANIFEST).is_file():
         raise EffirError(f"{folder} holds no index: make one by `effir index build`")
     try:
-        return Manifest(**read_json(folder / MANIFEST, made_by="index"))
-    except (TypeError, ValueError):
+        found = read_json(folder / MANIFEST, made_by="index")
+        return Manifest(Model(**found["model"]), found["factory"], found["segments"])
+    except (TypeError, KeyError):
         raise EffirError(f"{folder / MANIFEST} is not of an index that `effir index build` made") from None
 
 
-def checked_retriever(manifest: Manifest) -> Path:
+def checked_retriever(model: Model) -> Path:
     """Return the folder of the model that made an index; EffirError where it is gone, or another by now."""
-    folder = Path(manifest.folder)
+    folder = Path(model.folder)
     if not (folder / "modules.json").is_file():
-        raise EffirError(
-            f"the model of the index, {manifest.model}, is not in {folder} any more: build the index again"
-        )
-    if fingerprint(folder) != manifest.fingerprint:
+        raise EffirError(f"the index's model, {model.name}, is not in {folder} any more: build the index again")
+    if fingerprint(folder) != model.fingerprint:
         raise EffirError(f"{folder} holds another model than the one that made the index: build the index again")
     return folder
 
@@ -128,78 +147,125 @@ class GrowingIndex:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = read_manifest(folder)
-        self._segments = [_Segment(folder, name, set(dead)) for name, dead in self.manifest.segments.items()]
+        opened = [_Segment(folder, name, dead) for name, dead in self.manifest.segments.items()]
+        self._segments = [segment for segment in opened if segment.count]
         self.count = sum(segment.count for segment in self._segments)
 
     def search(self, vectors: Vectors, k: int) -> list[list[Found]]:
         """Return each row's ``k`` nearest over all segments, best first, for (queries, dimension) float32."""
+        if not self._segments:
+            return [[] for _ in vectors]
         by_segment = [segment.search(vectors, k) for segment in self._segments]
         every_row = ([hit for hits in found for hit in hits] for found in zip(*by_segment, strict=True))
         return [sorted(hits, key=lambda hit: -hit.score)[:k] for hits in every_row]
 
 
 class _Segment:
-    def __init__(self, folder: Path, name: str, dead: set[str]) -> None:
-        self.index: SearchIndex = open_index(folder / SEGMENTS / name)
-        self.dead = dead
+    def __init__(self, folder: Path, name: str, dead: Sequence[int]) -> None:
+        self.dead, self._path = dead, _texts(folder, name)
+        try:
+            self.index: SearchIndex = open_index(folder / SEGMENTS / name)
+            with self._path.open("rb") as lines:
+                self._ends = np.cumsum(np.fromiter(map(len, lines), dtype=np.int64))
+        except (EffirError, OSError):
+            raise EffirError(f"{folder} is damaged, its segment {name} cannot be read: build it again") from None
+        if len(self._ends) != self.index.count:
+            raise EffirError(f"{folder} is damaged, its segment {name} has other texts than vectors: build it again")
         self.count = self.index.count - len(dead)
-        self._texts = _Lines(folder / SEGMENTS / f"{name}.{TEXTS}")
 
     def search(self, vectors: Vectors, k: int) -> list[list[Found]]:
-        found = self.index.search(vectors, k + len(self.dead))
-        return [[self._read(hit.id, hit.score) for hit in hits if hit.id not in self.dead][:k] for hits in found]
+        found = self.index.search(vectors, k, without=self.dead)
+        with self._path.open("rb") as lines:
+            return [[self._read(lines, hit.row, hit.score) for hit in hits] for hits in found]
 
-    def _read(self, id_: str, score: float) -> Found:
-        row = self._texts[id_]
-        return Found(id_, row["title"], row["text"], score)
+    def rows(self) -> list[int]:
+        """List the rows that are left."""
+        dead = set(self.dead)
+        return [row for row in range(self.index.count) if row not in dead]
+
+    def living(self) -> Iterator[Document]:
+        """Yield the documents that are left, in their order."""
+        dead = set(self.dead)
+        return (Document(**each) for row, each in enumerate(read_jsonl(self._path)) if row not in dead)
+
+    def vectors(self, rows: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        """Yield the vectors of some rows, (dimension,) each."""
+        for start in range(0, len(rows), SHARD):
+            yield from self.index.vectors(rows[start : start + SHARD])
+
+    def _read(self, lines: Any, row: int, score: float) -> Found:
+        start = int(self._ends[row - 1]) if row else 0
+        lines.seek(start)
+        return Found(**json.loads(lines.read(int(self._ends[row]) - start)), score=score)
 
 
-class _Lines:
-    """JSON objects by their ``id``, on disk; ends of lines and ids are in memory."""
-
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as stream:
-            ends = np.cumsum(np.fromiter(map(len, stream), dtype=np.int64))
-            self._lines = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self._starts = np.concatenate([[0], ends])
-        self._row = {json.loads(self._line(row))["id"]: row for row in range(len(ends))}
-
-    def __getitem__(self, id_: str) -> dict[str, str]:
-        row: dict[str, str] = json.loads(self._line(self._row[id_]))
-        return row
-
-    def _line(self, row: int) -> bytes:
-        return self._lines[int(self._starts[row]) : int(self._starts[row + 1])]
-
-
-def _segment(folder: Path, name: str, documents: Iterable[Document], encode: Encode, factory: str) -> int:
-    texts = folder / SEGMENTS / f"{name}.{TEXTS}"
-    with writing(texts) as draft, draft.open("w", encoding="utf-8", newline="\n") as lines:
-        entries = _noted(documents, lines)
-        into, work = folder / SEGMENTS / name, folder / WORK / name
-        report = build_index(entries, encode, into, factory=factory, work=work, shard_size=SHARD)
+def _segment(folder: Path, name: str, documents: Iterable[Document], encode: Encode, manifest: Manifest) -> int:
+    with writing(_texts(folder, name)) as draft, draft.open("w", encoding="utf-8", newline="\n") as lines:
+        entries, into = _noted(documents, lines), folder / SEGMENTS / name
+        work = folder / WORK / f"{name}-{manifest.model.key}"
+        report = build_index(entries, encode, into, factory=manifest.factory, work=work, shard_size=SHARD)
     return report.documents
 
 
 def _noted(documents: Iterable[Document], lines: Any) -> Iterator[Entry]:
     for document in documents:
-        lines.write(json.dumps({"id": document.id, "title": document.title, "text": document.text}, ensure_ascii=False))
-        lines.write("\n")
+        lines.write(f"{json.dumps(asdict(document), ensure_ascii=False)}\n")
         yield document.id, document.title, document.content
 
 
+def _merged(folder: Path, manifest: Manifest) -> dict[str, list[int]]:
+    """Make one segment of all that hold at most half of the documents, without encoding again; returns those left."""
+    opened = {name: _Segment(folder, name, dead) for name, dead in manifest.segments.items()}
+    half = sum(segment.count for segment in opened.values()) / 2
+    large = {name: list(segment.dead) for name, segment in opened.items() if segment.count > half}
+    small = [(segment, segment.rows()) for name, segment in opened.items() if name not in large]
+    if not any(rows for _, rows in small):
+        return large
+    documents = (document for segment, _ in small for document in segment.living())
+    vectors = (vector for segment, rows in small for vector in segment.vectors(rows))
+    shutil.rmtree(folder / WORK, ignore_errors=True)  # a finished shard would not take its vectors
+    name = _next(manifest.segments)
+    _segment(folder, name, documents, lambda texts: np.stack(list(islice(vectors, len(texts)))), manifest)
+    return {**large, name: []}
+
+
+def _tidy(folder: Path, kept: Mapping[str, object]) -> None:
+    """Remove the segments that do not count; one that a service still reads stays readable to it."""
+    for path in (folder / SEGMENTS).iterdir():
+        if path.name.partition(".")[0] not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _next(segments: Mapping[str, object]) -> str:
+    return f"{max(map(int, segments), default=0) + 1:04d}"
+
+
+def _texts(folder: Path, name: str) -> Path:
+    return folder / SEGMENTS / f"{name}.{TEXTS}"
+
+
 def _ids(folder: Path, name: str) -> Iterator[str]:
-    return (row["id"] for row in read_jsonl(folder / SEGMENTS / f"{name}.{TEXTS}"))
+    return (row["id"] for row in read_jsonl(_texts(folder, name)))
 
 
-def _without(folder: Path, manifest: Manifest, ids: Collection[str]) -> tuple[dict[str, list[str]], int]:
+def _living(folder: Path, name: str, manifest: Manifest) -> Iterator[str]:
+    dead = set(manifest.segments[name])
+    return (id_ for row, id_ in enumerate(_ids(folder, name)) if row not in dead)
+
+
+def _without(folder: Path, manifest: Manifest, ids: Collection[str]) -> tuple[dict[str, list[int]], int]:
     """Mark ids as gone in every segment that has them; returns the segments, and how many there were."""
     segments, count = {}, 0
     for name, dead in manifest.segments.items():
-        newly: Sequence[str] = sorted({id_ for id_ in _ids(folder, name) if id_ in ids} - set(dead))
+        before = set(dead)
+        newly = [row for row, id_ in enumerate(_ids(folder, name)) if id_ in ids and row not in before]
         segments[name] = [*dead, *newly]
         count += len(newly)
     return segments, count
+
+
+def _write(folder: Path, manifest: Manifest) -> None:
+    write_json(folder / MANIFEST, asdict(manifest))
 
 
 @contextmanager

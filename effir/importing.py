@@ -1,7 +1,8 @@
 """Checkpoints of LLM-Drop and of EffiR's authors, with or without a LoRA adapter over them, as checkpoints of effir."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from effir.files import read_json, write_json, writing
 
 LISTS = {"drop_mlp_list": "mlp", "drop_attn_list": "attention"}
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MORE_THAN_LORA = ("modules_to_save", "use_dora", "trainable_token_indices", "alora_invocation_tokens")
+MORE_THAN_LORA = ("modules_to_save", "use_dora", "trainable_token_indices", "alora_invocation_tokens")
 UNREAD = ("auto_map", "architectures", *LISTS)
 """Keys of such a config.json that effir's own takes the place of."""
 
@@ -43,13 +46,26 @@ def import_checkpoint(folder: Path, into: Path, base: Path | None = None) -> Imp
     with tempfile.TemporaryDirectory() as place:
         plain, cut = Path(place) / "plain", Path(place) / "cut"
         shape = _plain(model, plain)
-        if not has_adapter:
-            cut_checkpoint(plain, into, shape)
-            return Imported(shape, has_adapter)
-        cut_checkpoint(plain, cut, shape)
-        with writing(into) as draft:
-            _fold(folder, cut, Path(place) / "adapter", draft)
+        with _told_of(model, plain):
+            cut_checkpoint(plain, cut if has_adapter else into, shape)
+        if has_adapter:
+            with writing(into) as draft, _told_of(folder, cut):
+                _fold(folder, cut, Path(place) / "adapter", draft)
     return Imported(shape, has_adapter)
+
+
+@contextmanager
+def _told_of(folder: Path, stand_in: Path) -> Iterator[None]:
+    """Say what is wrong with weights in a sentence, of the folder that the user named."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except EffirError as error:
+        raise EffirError(str(error).replace(str(stand_in), str(folder))) from None
+    except (SafetensorError, RuntimeError) as error:  # damaged, a pointer of Git LFS, or of another model's size
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EffirError(f"the weights in {folder} do not fit or are damaged ({reason}): fetch them again") from None
 
 
 def _base_of(adapter: Path, base: Path | None) -> Path:
@@ -81,7 +97,8 @@ def _plain(folder: Path, into: Path) -> ModelShape:
         if path.is_file() and path.name != "config.json":
             (into / path.name).symlink_to(path.resolve())
     write_json(into / "config.json", {key: value for key, value in config.items() if key not in UNREAD})
-    shape = shape_of(into)
+    with _told_of(folder, into):
+        shape = shape_of(into)
     for key, sublayer in LISTS.items():
         shape = shape.without(sublayer, _layers(config.get(key) or [], shape.layers, key))  # type: ignore[arg-type]
     return shape
@@ -111,10 +128,14 @@ def _fold(adapter: Path, cut: Path, scratch: Path, into: Path) -> None:
     config = read_json(adapter / ADAPTER, made_by="import")
     _check_adapter(adapter, config)
     model = AutoModel.from_pretrained(cut, dtype="auto")
-    wanted, found = {name for name, _ in model.named_modules()}, load_file(adapter / ADAPTER_WEIGHTS)
-    kept = {f"base_model.model.{key}": tensor for key, tensor in _named(found).items() if _module(key) in wanted}
+    there = {name for name, _ in model.named_modules()}
+    found = _named(load_file(adapter / ADAPTER_WEIGHTS))
+    kept = {f"base_model.model.{key}": tensor for key, tensor in found.items() if _module(key) in there}
+    gone = tuple(f"layers.{layer}.{name}" for layer, each in enumerate(model.layers) for name in _lost(each))
+    if lost := sorted(key for key in found if _module(key) not in there and not key.startswith(gone)):
+        raise EffirError(f"{adapter / ADAPTER_WEIGHTS} adapts {lost[0]}, which the model under it does not have")
     if not kept:
-        raise EffirError(f"{adapter / ADAPTER_WEIGHTS} names no module of its base model: it belongs to another")
+        raise EffirError(f"{adapter / ADAPTER_WEIGHTS} adapts nothing that is left of the model under it")
     scratch.mkdir()
     save_file(kept, scratch / ADAPTER_WEIGHTS)
     write_json(scratch / ADAPTER, {**config, "task_type": None, "base_model_name_or_path": str(cut)})
@@ -126,7 +147,8 @@ def _check_adapter(adapter: Path, config: Mapping[str, Any]) -> None:
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         _refuse_pickles(adapter)
         raise EffirError(f"{adapter} has no {ADAPTER_WEIGHTS}: fetch the adapter again")
-    more = [key for key in ("modules_to_save", "use_dora") if config.get(key)]
+    more = [key for key in MORE_THAN_LORA if config.get(key)]
+    more += ["bias"] if config.get("bias", "none") != "none" else []
     if config.get("peft_type") != "LORA" or more:
         raise EffirError(
             f"{adapter / ADAPTER} is {config.get('peft_type')}{' with ' + more[0] if more else ''}, not plain LoRA: "
@@ -135,9 +157,16 @@ def _check_adapter(adapter: Path, config: Mapping[str, Any]) -> None:
 
 
 def _named(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Name an adapter's tensors as a model without LM head does, whichever it was trained on."""
+    """Name an adapter's tensors as a model without LM head does, whichever it was trained on; that head is left out."""
     bare = {key.removeprefix("base_model.model.").removeprefix("model."): tensor for key, tensor in tensors.items()}
-    return {key: tensor for key, tensor in bare.items() if key.startswith("layers.")}
+    return {key: tensor for key, tensor in bare.items() if not key.startswith("lm_head.")}
+
+
+def _lost(layer: Any) -> list[str]:
+    from effir.compress.modeling import DroppedAttention, DroppedMLP
+
+    kinds = {"self_attn": DroppedAttention, "mlp": DroppedMLP}
+    return [f"{name}." for name, kind in kinds.items() if isinstance(getattr(layer, name), kind)]
 
 
 def _module(key: str) -> str:

@@ -1,11 +1,13 @@
 """A retriever by whatever name its user has for it, opened to encode."""
 
 from pathlib import Path
+from typing import Literal
 
 from effir.encoding.backends import Backend, Precision, open_encoder
 from effir.encoding.encoder import TextEncoder
 from effir.errors import EffirError
 from effir.files import state_dir
+from effir.growing import Model, checked_retriever, fingerprint
 
 REGISTERED = "models:/"
 BATCH_TOKENS = 1024
@@ -23,11 +25,17 @@ def retriever_folder(model: str) -> Path:
     return folder
 
 
-def encoder_of(folder: Path, backend: str = "auto", precision: Precision = "auto") -> TextEncoder:
-    """Open a retriever by the fastest of its backends: OpenVINO where the folder holds its graph, else torch."""
+def model_of(name: str, backend: Literal["auto", "torch", "openvino"] = "auto", precision: Precision = "auto") -> Model:
+    """Describe a model as an index keeps it, and what runs it: OpenVINO where its graph is there, else torch."""
+    folder = retriever_folder(name).resolve()
     chosen: Backend = "openvino" if backend == "openvino" else "torch"
-    if backend == "auto" and precision == "auto":
-        graphs = [name for name in ("int8", "float32") if (folder / "openvino" / name).is_dir()]
-        if graphs:
-            chosen, precision = "openvino", "int8" if graphs[0] == "int8" else "auto"
-    return open_encoder(folder, chosen, precision, BATCH_TOKENS)
+    graphs = [graph for graph in ("int8", "float32") if (folder / "openvino" / graph).is_dir()]
+    if backend == "auto" and precision == "auto" and graphs:
+        chosen, precision = "openvino", "int8" if graphs[0] == "int8" else "auto"
+    return Model(name, str(folder), fingerprint(folder), chosen, precision)
+
+
+def open_model(model: Model) -> TextEncoder:
+    """Open the encoder that an index was made by; EffirError where it is gone, or another by now."""
+    backend: Backend = "openvino" if model.backend == "openvino" else "torch"
+    return open_encoder(checked_retriever(model), backend, model.precision, BATCH_TOKENS)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effir.compress.order import Droppable
-from effir.compress.shape import ModelShape, read_config, shape_of
+from effir.compress.shape import ModelShape, shape_of
 from effir.data.sources import parse_source
 from effir.errors import EffirError
 
@@ -60,9 +60,16 @@ def plan(model: str, sublayer: Droppable, depth: int, width: float, tokens: int)
     """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        shutil.copyfile(_config(model), folder / "config.json")
-        whole, hidden = shape_of(folder), int(read_config(folder)["hidden_size"])
-    return Plan(model, whole, planned(whole, sublayer, depth, width), hidden, tokens)
+        shutil.copyfile(config := _config(model), folder / "config.json")
+        try:
+            whole = shape_of(folder)
+        except EffirError as error:
+            said = str(error).replace(str(folder / "config.json"), str(config)).replace(str(folder), model)
+            raise EffirError(said) from None
+    cut = planned(whole, sublayer, depth, width)
+    if not cut.having("block"):
+        raise EffirError(f"{depth} sublayers are to be dropped, which leaves nothing: drop fewer")
+    return Plan(model, whole, cut, whole.cost.final_norm, tokens)
 
 
 def planned(shape: ModelShape, sublayer: Droppable, depth: int, width: float) -> ModelShape:

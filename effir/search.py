@@ -42,11 +42,12 @@ class IndexReport:
 
 @dataclass(frozen=True)
 class Hit:
-    """One document found; ``score`` is the inner product with the query (for a quantised index, its estimate)."""
+    """One document found, by its row in the index; ``score`` is the inner product with the query, or its estimate."""
 
     id: str
     title: str
     score: float
+    row: int
 
 
 def build_index(
@@ -160,10 +161,11 @@ class SearchIndex:
             self._lines = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self.entries = len(self._ends)
 
-    def search(self, vectors: Vectors, k: int) -> list[list[Hit]]:
+    def search(self, vectors: Vectors, k: int, without: Sequence[int] = ()) -> list[list[Hit]]:
         """Return each row's ``k`` nearest, best first, for (queries, dimension) float32; fewer where fewer are found.
 
-        Equal scores stand in the corpus's order. EffirError: another dimension than the index has, k below 1.
+        Equal scores stand in the corpus's order. Documents in the rows ``without`` are passed over. EffirError: another
+        dimension than the index has, k below 1.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
             raise EffirError(
@@ -173,12 +175,17 @@ class SearchIndex:
         if k < 1:
             raise EffirError(f"k must be at least 1, got {k}: it is the number of documents to find")
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
-        scores, rows = self._index.search(queries, min(k, self.count))
+        passing = _passing_over(self._index, without)
+        scores, rows = self._index.search(queries, min(k, self.count), params=passing)
         return [self._hits(*found) for found in zip(scores, rows, strict=True)]
 
     def _hits(self, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[Hit]:
         order = [i for i in np.lexsort((rows, -scores)) if rows[i] >= 0]  # faiss fills up with row -1
-        return [Hit(**self._entry(int(rows[i])), score=float(scores[i])) for i in order]
+        return [Hit(**self._entry(int(rows[i])), score=float(scores[i]), row=int(rows[i])) for i in order]
+
+    def vectors(self, rows: Sequence[int]) -> Vectors:
+        """Return the vectors of some rows, (rows, dimension) float32; of a quantised index what is left of them."""
+        return np.asarray(self._index.reconstruct_batch(np.asarray(rows, dtype=np.int64)), dtype=np.float32)
 
     def _entry(self, row: int) -> dict[str, str]:
         start = int(self._ends[row - 1]) if row else 0
@@ -203,6 +210,25 @@ def open_index(folder: Path, settings: str = "") -> SearchIndex:
     if not manifest["count"] == opened.count == opened.entries or manifest["dimension"] != opened.dimension:
         raise EffirError(f"{folder} does not hold what its manifest says: run `dvc repro index`")
     return opened
+
+
+def _passing_over(index: Any, rows: Sequence[int]) -> Any:
+    """Make the search parameters by which some rows are never found; None where there are none."""
+    if not len(rows):
+        return None
+    known: Any = faiss  # its stub lacks selectors
+    others = known.IDSelectorNot(known.IDSelectorBatch(np.asarray(rows, dtype=np.int64)))
+    if isinstance(index, faiss.IndexHNSW):
+        return known.SearchParametersHNSW(sel=others, efSearch=index.hnsw.efSearch)
+    return known.SearchParameters(sel=others)
+
+
+def check_growable(factory: str) -> None:
+    """Refuse a kind of index that must be trained, or rounds: it cannot take a few documents more, nor be merged."""
+    check_factory(factory)
+    index = _new_index(960, factory)
+    if not index.is_trained or not isinstance(index, faiss.IndexFlat | faiss.IndexHNSWFlat):
+        raise EffirError(f"{factory!r} cannot grow: use Flat, which is exact, or HNSW32")
 
 
 def _set(index: Any, settings: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tests.compress.conftest import tiny_model, tiny_tokenizer
 FAMILIES = ("llama", "mistral", "gemma2")
 MLPS, ATTENTIONS = [1, 3], [2]
 TOKENS = {"input_ids": torch.tensor([[5, 9, 4, 33, 2]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
-Foreign = Callable[..., Path]
+WEIGHTS = "adapter_model.safetensors"
 
 
 def effir(*arguments: str | Path) -> Result:
@@ -132,6 +131,26 @@ def test_pickled_weights_are_refused_with_the_way_out(foreign: Path, tmp_path: P
     assert not (tmp_path / "ours").exists()
 
 
+def test_damaged_weights_are_one_sentence(foreign: Path, tmp_path: Path) -> None:
+    (foreign / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    result = effir(foreign, tmp_path / "ours")
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert f"the weights in {foreign} do not fit or are damaged" in result.output
+
+
+def test_an_adapter_over_another_size_is_one_sentence(foreign: Path, tmp_path: Path) -> None:
+    settings = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(AutoModel.from_pretrained(whole(foreign, tmp_path / "whole")), settings).save_pretrained(
+        tmp_path / "adapter"
+    )
+    weights = {key: torch.cat([each, each]) for key, each in load_file(tmp_path / "adapter" / WEIGHTS).items()}
+    save_file(weights, tmp_path / "adapter" / WEIGHTS)
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
+    assert result.exit_code == 2
+    assert f"the weights in {tmp_path / 'adapter'} do not fit" in result.output.splitlines()[-1]
+    assert not (tmp_path / "ours").exists()
+
+
 @pytest.mark.parametrize(
     ("lists", "said"),
     [
@@ -154,6 +173,8 @@ def test_lists_that_cannot_be_are_one_sentence(tmp_path: Path, lists: dict[str, 
     [
         ({"peft_type": "LORA", "use_dora": True}, "is LORA with use_dora, not plain LoRA: merge it with peft"),
         ({"peft_type": "IA3"}, "is IA3, not plain LoRA"),
+        ({"peft_type": "LORA", "bias": "lora_only"}, "is LORA with bias, not plain LoRA"),
+        ({"peft_type": "LORA", "r": 2}, "adapts x, which the model under it does not have"),
         ({"base_model_name_or_path": "elsewhere"}, "is an adapter over elsewhere, which is not here"),
     ],
 )
@@ -163,8 +184,8 @@ def test_an_adapter_that_cannot_be_folded_in_is_one_sentence(tmp_path: Path, con
     (tmp_path / "adapter").mkdir()
     settings = {"base_model_name_or_path": str(tmp_path / "foreign"), **config}
     (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    save_file({"x": torch.zeros(1)}, tmp_path / "adapter/adapter_model.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / WEIGHTS)
     result = effir(tmp_path / "adapter", tmp_path / "ours")
-    assert (result.exit_code, result.output.count("\n")) == (2, 1)
-    assert said in result.output
+    assert result.exit_code == 2
+    assert said in result.output.splitlines()[-1]
     assert not (tmp_path / "ours").exists()

@@ -83,8 +83,16 @@ def test_what_cannot_be_planned_is_one_sentence(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     empty = tmp_path_factory.mktemp("empty")
+    (broken := empty / "broken.json").write_text("{", encoding="utf-8")
+    (foreign := empty / "foreign.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
     for arguments, said in [
         ([str(mistral), "--depth", "33"], "33 sublayers are to be dropped, but the model has 32: choose 0 to that"),
+        (
+            [str(mistral), "--sublayer", "block", "--depth", "32"],
+            "32 sublayers are to be dropped, which leaves nothing",
+        ),
+        ([str(broken)], f"{broken} is not JSON"),
+        ([str(foreign)], f"{foreign} is a gpt2 model, which effir cannot cut"),
         ([str(empty)], f"{empty} is no Hugging Face checkpoint: it has no config.json"),
         (["no such thing"], "no such thing is neither a path nor a hub id"),
         (["nobody/nothing"], "the config.json of nobody/nothing could not be fetched"),

@@ -90,8 +90,11 @@ def from_csv(
     Example: effir data from-csv tickets.csv data/tickets --query question --document answer
     """
     from effir.data.pairs import Columns, pairs_of_table
+    from effir.errors import EffirError
 
-    columns, between = Columns(query, document, title), "\t" if delimiter == "tab" else delimiter
+    columns, between = Columns(query, document, title), "\t" if delimiter in ("tab", "\\t") else delimiter
+    if len(between) != 1:
+        raise EffirError(f"--delimiter is {delimiter!r}: give one character, or `tab`")
     others = pairs_of_table(documents, columns, between, asked=False) if documents else ()
     _make(pairs_of_table(path, columns, between), others, into, test_share, as_json)
 

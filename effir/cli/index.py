@@ -1,25 +1,12 @@
 """`effir index`: an index of your own documents."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 BACKENDS, PRECISIONS = ["auto", "torch", "openvino"], ["auto", "float32", "bfloat16", "int8"]
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def encoding(command: F) -> F:
-    """Give a command the options that say by what texts are encoded."""
-    for option in (
-        click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What encodes."),
-        click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True),
-        click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs."),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group()
@@ -31,23 +18,25 @@ def index() -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--model", default="models/retriever", show_default=True, help="A folder, or models:/NAME@ALIAS.")
-@click.option("--factory", default="Flat", show_default=True, help="FAISS index factory: Flat is exact.")
-@encoding
-def build(source: Path, folder: Path, model: str, factory: str, backend: str, precision: Any, as_json: bool) -> None:
+@click.option("--factory", default="Flat", show_default=True, help="Flat, which is exact, or HNSW32.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What encodes.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def build(source: Path, folder: Path, model: str, factory: str, backend: Any, precision: Any, as_json: bool) -> None:
     """Index the documents of SOURCE in FOLDER.
 
     SOURCE is a folder in BEIR layout or of text files, JSON lines, or a CSV file; each document has a `text`, maybe a
-    `title` and an `_id` or `id`. A build that was killed goes on when it is repeated.
+    `title` and an `_id` or `id`. A build that was killed goes on when it is repeated. Additions and queries are encoded
+    as it is: by default by OpenVINO where `effir export` put its graph into the model's folder, else by PyTorch.
 
     Example: effir index build docs/ my-index --model models:/effir-retriever@champion
     """
     from effir.data.texts import documents_of
     from effir.growing import create_index
-    from effir.models import encoder_of, retriever_folder
+    from effir.models import model_of, open_model
 
-    retriever = retriever_folder(model)
-    encoder = encoder_of(retriever, backend, precision)
-    count = create_index(folder, documents_of(source), encoder.documents, model, retriever, factory)
+    chosen = model_of(model, backend, precision)
+    count = create_index(folder, documents_of(source), open_model(chosen).documents, chosen, factory)
     if as_json:
         click.echo(json.dumps({"folder": str(folder), "documents": count}))
     else:
@@ -57,17 +46,17 @@ def build(source: Path, folder: Path, model: str, factory: str, backend: str, pr
 @index.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@encoding
-def add(source: Path, folder: Path, backend: str, precision: Any, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def add(source: Path, folder: Path, as_json: bool) -> None:
     """Add the documents of SOURCE to the index in FOLDER; one with an id that is there takes its place.
 
     Example: effir index add more.jsonl my-index
     """
     from effir.data.texts import documents_of
-    from effir.growing import add_documents, checked_retriever, read_manifest
-    from effir.models import encoder_of
+    from effir.growing import add_documents, read_manifest
+    from effir.models import open_model
 
-    encoder = encoder_of(checked_retriever(read_manifest(folder)), backend, precision)
+    encoder = open_model(read_manifest(folder).model)
     count, replaced = add_documents(folder, documents_of(source), encoder.documents)
     if as_json:
         click.echo(json.dumps({"folder": str(folder), "added": count, "replaced": replaced}))

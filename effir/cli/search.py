@@ -42,11 +42,11 @@ def search(query: str, count: int, name: str | None, own: Path | None, as_json: 
 def _search_own(folder: Path, query: str, count: int, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from effir.growing import GrowingIndex, checked_retriever
-    from effir.models import encoder_of
+    from effir.growing import GrowingIndex
+    from effir.models import open_model
 
     index = GrowingIndex(folder)
-    hits = index.search(encoder_of(checked_retriever(index.manifest)).queries([query]), count)[0]
+    hits = index.search(open_model(index.manifest.model).queries([query]), count)[0]
     if as_json:
         click.echo(json.dumps([asdict(hit) for hit in hits]))
     else:

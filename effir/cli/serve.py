@@ -2,21 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
-
-from effir.cli.index import BACKENDS, PRECISIONS
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What encodes.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Say the address as a JSON object, for programs.")
-def serve(folder: Path, host: str, port: int, backend: str, precision: Any, as_json: bool) -> None:
+def serve(folder: Path, host: str, port: int, as_json: bool) -> None:
     """Serve the index in FOLDER: a page to search in, /search, /embed, /v1/embeddings, /health, /metrics, /docs.
 
     Documents that `effir index add` and `delete` change are noticed. Ctrl-C or SIGTERM stops it when it has finished
@@ -25,8 +20,8 @@ def serve(folder: Path, host: str, port: int, backend: str, precision: Any, as_j
     Example: effir serve my-index --port 8000
     """
     from effir.errors import EffirError
-    from effir.growing import checked_retriever, read_manifest
-    from effir.models import encoder_of
+    from effir.growing import read_manifest
+    from effir.models import open_model
 
     try:
         from effir.serving.app import Service, create_app
@@ -36,7 +31,7 @@ def serve(folder: Path, host: str, port: int, backend: str, precision: Any, as_j
         raise EffirError(f"serving needs {missing.name}: run `pip install 'effir[serve]'`") from None
     manifest = read_manifest(folder)
     place = listen(host, port)
-    app = create_app(Service(folder, encoder_of(checked_retriever(manifest), backend, precision)))
+    app = create_app(Service(folder, open_model(manifest.model)))
     run(
         app,
         place,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effir.data.beir import CORPUS, HEADER, QRELS, QUERIES
+from effir.data.texts import can_be_written
 from effir.errors import EffirError
 
 Kind = Literal["error", "warning"]
@@ -24,6 +26,7 @@ FAULTS: Mapping[str, tuple[Kind, str]] = {
     "never judged": ("warning", "remove them, or add judgements: they are not asked"),
     "no header": ("error", f"begin with {' '.join(HEADER)}, tab-separated"),
     "no judgement": ("error", "write `query id, document id, whole grade`, tab-separated"),
+    "not one judgement": ("error", "write some, or remove the file"),
     "a query that is not there": ("error", f"add it to {QUERIES}, or remove its judgements"),
     "a document that is not there": ("error", f"add it to {CORPUS}, or remove the judgement: it can never be found"),
     "judged before": ("warning", "keep one judgement of each pair: the last one counts"),
@@ -96,7 +99,7 @@ def check_collection(folder: Path) -> Report:
     report.documents, report.queries = len(documents), len(queries)
     judged = {path.stem: _judgements(path, documents, queries, report) for path in splits}
     report.judged = {split: len(found) for split, found in judged.items()}
-    for query in queries.keys() - set().union(*judged.values()):
+    for query in sorted(queries.keys() - set().union(*judged.values())):
         report.note(QUERIES, "never judged", repr(query))
     for one, other in combinations(sorted(judged, key=lambda split: split != "train"), 2):
         fault = "a query of train" if one == "train" else "a query of another split"
@@ -115,7 +118,7 @@ def _texts(path: Path, report: Report) -> dict[str, bytes]:
             report.note(path.name, "not JSON", where)
         elif not isinstance(row.get("_id"), str | int) or row["_id"] == "":
             report.note(path.name, "no _id", where)
-        elif not isinstance(row.get("text"), str) or not isinstance(row.get("title", ""), str):
+        elif not all(map(_is_text, (row.get("text"), row.get("title", "")))):
             report.note(path.name, "no text", where)
         else:
             id_, words = str(row["_id"]), f"{row.get('title', '')} {row['text']}".casefold().split()
@@ -130,6 +133,10 @@ def _texts(path: Path, report: Report) -> dict[str, bytes]:
             found.setdefault(id_, digest)
             seen.add(digest)
     return found
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and can_be_written(value)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
@@ -148,7 +155,7 @@ def _judgements(path: Path, documents: set[str], queries: Mapping[str, bytes], r
     grades: dict[tuple[str, str], int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         cells, where = line.split("\t"), f"line {number}"
-        is_judgement = len(cells) == 3 and cells[2].strip().lstrip("-").isdigit()
+        is_judgement = len(cells) == 3 and re.fullmatch(r"\s*-?[0-9]+\s*", cells[2]) is not None
         if number == 1:
             if is_judgement:
                 report.note(name, "no header", where)
@@ -167,6 +174,8 @@ def _judgements(path: Path, documents: set[str], queries: Mapping[str, bytes], r
             report.note(name, "judged before", f"{query!r} and {document!r}, {where}")
         grades[query, document] = int(cells[2])
     asked = {query for query, _ in grades}
+    if not asked:
+        report.note(name, "not one judgement", "all of it")
     for query in sorted(asked - {query for (query, _), grade in grades.items() if grade > 0}):
         report.note(name, "no answer", repr(query))
     return asked

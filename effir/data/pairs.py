@@ -4,9 +4,11 @@ import csv
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from effir.data.beir import Collection, Document, write_collection
+from effir.data.texts import can_be_written
 from effir.errors import EffirError
 from effir.files import read_jsonl
 
@@ -82,13 +84,16 @@ def collection_of(pairs: Iterable[Pair], others: Iterable[Pair], into: Path, tes
     should not be.
     """
     documents: dict[tuple[str, str], str] = {}
-    queries: dict[str, str] = {}
+    queries: dict[str, str] = {}  # equal but for case and spaces is the same question: the first one stands
+    ids: dict[str, str] = {}
     judged: dict[str, dict[str, dict[str, int]]] = {"train": {}, "test": {}}
-    for pair in (*pairs, *others):
+    for pair in chain(pairs, others):
         document = documents.setdefault((pair.title, pair.text), f"d{len(documents) + 1}")
         if pair.query:
-            query = queries.setdefault(pair.query, f"q{len(queries) + 1}")
-            split = "test" if _place(pair.query) < test_share else "train"
+            plain = " ".join(pair.query.casefold().split())
+            query = ids.setdefault(plain, f"q{len(ids) + 1}")
+            queries.setdefault(query, pair.query)
+            split = "test" if _place(plain) < test_share else "train"
             judged[split].setdefault(query, {})[document] = 1
     asked: Sequence[str] = [name for name, share in (("train", 1 - test_share), ("test", test_share)) if share]
     if empty := [split for split in asked if not judged[split]]:
@@ -98,7 +103,7 @@ def collection_of(pairs: Iterable[Pair], others: Iterable[Pair], into: Path, tes
     return write_collection(
         into,
         (Document(id_, title, text) for (title, text), id_ in documents.items()),
-        {id_: text for text, id_ in queries.items()},
+        queries,
         {split: found for split, found in judged.items() if found},
     )
 
@@ -110,6 +115,8 @@ def _opened(path: Path) -> Path:
 
 
 def _checked(pair: Pair, asked: bool, place: str) -> Pair:
+    if not all(map(can_be_written, (pair.query, pair.title, pair.text))):
+        raise EffirError(f"{place} holds half a character (a lone surrogate), which no file can: mend it")
     if not (pair.title or pair.text) or (asked and not pair.query):
         raise EffirError(f"{place} lacks {'a query' if asked and not pair.query else 'a document'}: fill or remove it")
     return pair

@@ -75,9 +75,16 @@ def _document(row: dict[str, Any], place: str) -> Document:
     id_, title, text = row.get("_id", row.get("id")), row.get("title") or "", row.get("text")
     if not isinstance(text, str) or not isinstance(title, str):
         raise EffirError(f"{place} has no `text`, or a `title` that is no text: mend it")
+    if not can_be_written(text + title):
+        raise EffirError(f"{place} holds half a character (a lone surrogate), which no file can: mend it")
     if not isinstance(id_, str | int | None):
         raise EffirError(f"{place} has an id that is neither a text nor a whole number: mend it")
     return Document(str(id_) if id_ not in (None, "") else _hash(title, text), title.strip(), text.strip())
+
+
+def can_be_written(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8: half a character, which JSON may hold, cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _hash(*texts: str) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from effir.encoding.encoder import TextEncoder
+from effir.errors import EffirError
 from effir.growing import MANIFEST, Found, GrowingIndex
 from effir.serving.batching import Batcher
 from effir.serving.limits import BodyLimit, refusal, say_refusals
@@ -52,19 +53,37 @@ class Service:
     def __init__(self, folder: Path, encoder: TextEncoder) -> None:
         self.folder, self.encoder = folder, encoder
         self._changed, self.index = self._stamp(), GrowingIndex(folder)
+        self._model = self.index.manifest.model
 
     @property
     def model(self) -> str:
         """The model as the index names it."""
-        return self.index.manifest.model
+        return self._model.name
 
     def search(self, asked: Sequence[Asked]) -> list[list[Found]]:
-        """Find for each (query, k)."""
-        if (stamp := self._stamp()) != self._changed:
-            self._changed, self.index = stamp, GrowingIndex(self.folder)
-        vectors = self.encoder.queries([query for query, _ in asked])
-        found = self.index.search(vectors, max(k for _, k in asked))
+        """Find for each (query, k); EffirError where the index is gone, or another model's by now."""
+        self._notice()
+        vectors, most = self.encoder.queries([query for query, _ in asked]), max(k for _, k in asked)
+        try:
+            found = self.index.search(vectors, most)
+        except OSError:  # its texts were merged into other segments just now
+            self._notice(surely=True)
+            found = self.index.search(vectors, most)
         return [hits[:k] for hits, (_, k) in zip(found, asked, strict=True)]
+
+    def _notice(self, surely: bool = False) -> None:
+        stamp = self._stamp()
+        if stamp != self._changed or surely:
+            index = GrowingIndex(self.folder)
+            if index.manifest.model.key != self._model.key:
+                raise EffirError(f"{self.folder} is an index of another model now: start the service again")
+            self._changed, self.index = stamp, index
+
+    def _stamp(self) -> int:
+        try:
+            return (self.folder / MANIFEST).stat().st_mtime_ns
+        except OSError:
+            raise EffirError(f"{self.folder} holds no index any more: build it again, and start the service") from None
 
     def embed(self, told: Sequence[Told]) -> list[Vectors]:
         """Encode for each (texts, kind): (texts, dimension) float32."""
@@ -81,9 +100,6 @@ class Service:
     def tokens(self, texts: Sequence[str], kind: str) -> int:
         """Count the tokens that are read of some texts."""
         return sum(len(ids) for ids in self.encoder.reader.read(texts, kind))
-
-    def _stamp(self) -> int:
-        return (self.folder / MANIFEST).stat().st_mtime_ns
 
 
 class Figures:
@@ -120,10 +136,14 @@ def create_app(service: Service) -> FastAPI:
     @app.middleware("http")
     async def _counted(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         started, path = time.perf_counter(), request.url.path if request.url.path in known else "other"
-        response = await answer(request)
-        figures.requests.labels(path, str(response.status_code)).inc()
-        figures.seconds.labels(path).observe(time.perf_counter() - started)
-        return response
+        status = 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+            return response
+        finally:
+            figures.requests.labels(path, str(status)).inc()
+            figures.seconds.labels(path).observe(time.perf_counter() - started)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def _page() -> str:

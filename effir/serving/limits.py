@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from effir.errors import EffirError
 from effir.serving.batching import TooMuchWaitingError
 from effir.serving.schema import OPENAI, OWN
 
@@ -73,6 +74,10 @@ def say_refusals(app: FastAPI) -> None:
             405: f"{request.url.path} does not answer {request.method}: /docs shows what it answers",
         }
         return refusal(error.status_code, said.get(error.status_code, str(error.detail)))
+
+    @app.exception_handler(EffirError)
+    async def _broken(request: Request, error: EffirError) -> JSONResponse:
+        return refusal(503, str(error))
 
     @app.exception_handler(TooMuchWaitingError)
     async def _busy(request: Request, error: TooMuchWaitingError) -> JSONResponse:

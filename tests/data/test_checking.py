@@ -51,6 +51,9 @@ def test_a_sound_collection_has_nothing_to_mend(tmp_path: Path) -> None:
         ("queries", '{"_id": "q3", "text": "do cells grow?"}\n', "a question that another asks", "'q3', line 3"),
         ("queries", '{"_id": "q3", "text": "Do they?"}\n', "never judged", "'q3'"),
         ("test", "q2\td2\tyes\n", "no judgement", "line 3"),
+        ("test", "q2\td2\t--1\n", "no judgement", "line 3"),
+        ("test", "q2\td2\t\u00b2\n", "no judgement", "line 3"),
+        ("corpus", '{"_id": "d3", "text": "\\ud800"}\n', "no text", "line 3"),
         ("test", "q9\td1\t1\n", "a query that is not there", "'q9', line 3"),
         ("test", "q2\td9\t1\n", "a document that is not there", "'d9', line 3"),
         ("test", "q2\td2\t1\n", "judged before", "'q2' and 'd2', line 3"),
@@ -73,8 +76,14 @@ def test_a_header_that_is_a_judgement_and_a_query_without_answer_are_found(tmp_p
     assert [(finding.file, finding.fault) for finding in report.findings] == [
         ("qrels/test.tsv", "no answer"),
         ("qrels/train.tsv", "no header"),
+        ("qrels/train.tsv", "not one judgement"),
         ("queries.jsonl", "never judged"),
     ]
+
+
+def test_a_split_without_judgements_is_found(tmp_path: Path) -> None:
+    report = check_collection(write(tmp_path, lines(CORPUS), lines(QUERIES), {**QRELS, "test": HEAD}))
+    assert ("qrels/test.tsv", "not one judgement") in [(each.file, each.fault) for each in report.errors]
 
 
 def test_the_same_question_in_train_and_test_is_leakage_whatever_its_id(tmp_path: Path) -> None:

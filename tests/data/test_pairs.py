@@ -97,6 +97,7 @@ def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, 
         ('{"positive": "x"}', "pair 1, has no `query` and `positive`"),
         ('{"query": "a?", "positive": [3]}', "pair 1, has a `positive` that is neither"),
         ('{"query": " ", "positive": "x"}', "pair 1, lacks a query"),
+        ('{"query": "a?", "positive": "\\ud800"}', "pair 1, holds half a character"),
         ("nonsense", "line 1, is not JSON"),
     ],
 )
@@ -105,6 +106,30 @@ def test_pairs_that_cannot_be_used_are_one_sentence(tmp_path: Path, line: str, s
     result = effir("from-pairs", str(tmp_path / "bad.jsonl"), str(tmp_path / "made"))
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
     assert said in result.output
+
+
+def test_the_same_question_in_other_letters_is_one_query_and_never_in_two_splits(tmp_path: Path) -> None:
+    rows = [
+        f"{text},{answer}"
+        for i in range(40)
+        for text, answer in ((f"How is {i} made?", "A"), (f"how IS {i}  made?", "B"))
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join(["query,document", *rows]), encoding="utf-8")
+    result = effir("from-csv", str(tmp_path / "pairs.csv"), str(tmp_path / "made"), "--json")
+    assert sum(json.loads(result.output)["queries"].values()) == 40
+    assert not check_collection(tmp_path / "made").findings
+    collection = open_collection(tmp_path / "made")
+    assert all(len(grades) == 2 for split in collection.splits for grades in collection.judgements(split).values())
+
+
+@pytest.mark.parametrize(("delimiter", "code"), [("tab", 0), (r"\t", 0), (";;", 2), ("", 2)])
+def test_columns_may_be_separated_by_another_character(tmp_path: Path, delimiter: str, code: int) -> None:
+    rows = "".join(f"Why {i}?\tBecause {i}.\n" for i in range(40))
+    (tmp_path / "pairs.tsv").write_text(f"query\tdocument\n{rows}", encoding="utf-8")
+    result = effir("from-csv", str(tmp_path / "pairs.tsv"), str(tmp_path / "made"), "--delimiter", delimiter)
+    assert result.exit_code == code
+    assert (code == 0) == ("40 documents" in result.output)
+    assert (code == 2) == (f"--delimiter is {delimiter!r}: give one character, or `tab`" in result.output)
 
 
 def test_nothing_that_stands_there_is_overwritten(tmp_path: Path) -> None:

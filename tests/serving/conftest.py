@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from effir.compress.shape import shape_of
 from effir.compress.surgery import cut_checkpoint
 from effir.data.beir import Document
 from effir.growing import create_index
-from effir.models import encoder_of
+from effir.models import model_of, open_model
 from effir.retriever import build_retriever, save_retriever
 from tests.compress.conftest import tiny_model, tiny_tokenizer
 
@@ -44,8 +44,8 @@ def retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def indexed(retriever: Path, folder: Path) -> Path:
-    encode = encoder_of(retriever, precision="float32").documents
-    create_index(folder, DOCUMENTS, encode, "tiny", retriever, "Flat")
+    model = replace(model_of(str(retriever), precision="float32"), name="tiny")
+    create_index(folder, DOCUMENTS, open_model(model).documents, model, "Flat")
     return folder
 
 
@@ -60,8 +60,6 @@ def serving(index: Path, retriever: Path, *options: str) -> Iterator[Served]:
         str(index),
         "--port",
         "0",
-        "--precision",
-        "float32",
         "--json",
     ]
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:

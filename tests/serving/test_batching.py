@@ -16,7 +16,7 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def test_the_first_runs_alone_and_what_gathers_meanwhile_runs_together(executor: ThreadPoolExecutor) -> None:
+def test_what_gathers_while_a_batch_runs_runs_together(executor: ThreadPoolExecutor) -> None:
     gate, batches = threading.Event(), list[list[int]]()
 
     def work(tasks: Sequence[int]) -> list[int]:

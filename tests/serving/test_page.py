@@ -12,7 +12,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from docs.screenshots import browsing, missing_programs, until, visit
 from effir.data.beir import open_collection
 from effir.growing import create_index
-from effir.models import encoder_of
+from effir.models import model_of, open_model
 from tests.serving.conftest import Served, serving
 
 ROOT = Path(__file__).parents[2]
@@ -83,10 +83,9 @@ def test_what_was_asked_stands_in_the_address_and_back_goes_back(served: Served,
 def test_text_is_shown_as_text(browser: WebDriver, retriever: Path, tmp_path: Path) -> None:
     from effir.data.beir import Document
 
-    encode = encoder_of(retriever, precision="float32").documents
-    create_index(
-        tmp_path / "index", [Document("<b>", "<i>w9</i>", "<script>w9</script>")], encode, "m", retriever, "Flat"
-    )
+    model = model_of(str(retriever), precision="float32")
+    documents = [Document("<b>", "<i>w9</i>", "<script>w9</script>")]
+    create_index(tmp_path / "index", documents, open_model(model).documents, model, "Flat")
     with serving(tmp_path / "index", retriever) as served:
         visit(browser, f"{served.address}/?q=w9")
         assert found(browser) == ["<i>w9</i>"]
@@ -112,6 +111,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_fails(served: Served, browser:
     found(browser)
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert len(asked) > 2
     assert all(url.startswith((served.address, "about:", "data:")) for url in asked)
     severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not [message for message in severe if served.address in message]
@@ -122,7 +122,8 @@ def test_the_real_model_finds_scipys_filters(browser: WebDriver, tmp_path: Path)
     retriever, folder = REAL
     near = ("scipy.signal.", "scipy.ndimage.", "networkx.algorithms.")
     documents = (d for d in open_collection(folder).documents() if d.title.startswith(near))
-    create_index(tmp_path / "index", documents, encoder_of(retriever).documents, "default", retriever, "Flat")
+    model = model_of(str(retriever))
+    create_index(tmp_path / "index", documents, open_model(model).documents, model, "Flat")
     with serving(tmp_path / "index", retriever) as served:
         visit(browser, served.address)
         press(browser, "smooth a noisy signal", Keys.ENTER)

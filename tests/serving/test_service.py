@@ -18,8 +18,8 @@ from openai import OpenAI
 
 from effir.cli import main
 from effir.data.beir import Document
-from effir.growing import add_documents, delete_documents
-from effir.models import encoder_of
+from effir.growing import add_documents, delete_documents, read_manifest
+from effir.models import open_model
 from effir.retriever import open_retriever
 from tests.serving.conftest import Served, indexed, serving
 
@@ -137,11 +137,29 @@ def test_many_at_once_each_get_their_own_answer(served: Served) -> None:
 def test_documents_that_change_while_it_runs_are_noticed(retriever: Path, tmp_path: Path) -> None:
     with serving(indexed(retriever, tmp_path / "index"), retriever) as served:
         assert ask(served, "w55 w56")[0]["id"] != "new"
-        encode = encoder_of(retriever, precision="float32").documents
+        encode = open_model(read_manifest(tmp_path / "index").model).documents
         add_documents(tmp_path / "index", [Document("new", "", "w60 w55 w56")], encode)
         assert ask(served, "w55 w56")[0]["id"] == "new"
         delete_documents(tmp_path / "index", ["new"])
         assert "new" not in {hit["id"] for hit in ask(served, "w55 w56", k=100)}
+
+
+def test_an_index_of_another_model_or_none_is_refused_and_counted(retriever: Path, tmp_path: Path) -> None:
+    index = indexed(retriever, tmp_path / "index")
+    with serving(index, retriever) as served:
+        manifest = json.loads((index / "manifest.json").read_text(encoding="utf-8"))
+        other = {**manifest, "model": {**manifest["model"], "fingerprint": "another"}}
+        (index / "manifest.json").write_text(json.dumps(other), encoding="utf-8")
+        answer = requests.post(f"{served.address}/search", json={"query": "w9"}, timeout=30)
+        assert answer.status_code == 503
+        assert "is an index of another model now: start the service again" in answer.json()["error"]["message"]
+        (index / "manifest.json").unlink()
+        answer = requests.post(f"{served.address}/search", json={"query": "w9"}, timeout=30)
+        assert "holds no index any more" in answer.json()["error"]["message"]
+        figures = requests.get(f"{served.address}/metrics", timeout=30).text
+        assert 'effir_requests_total{path="/search",status="503"} 2.0' in figures
+        (index / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        assert ask(served, "w9")
 
 
 def test_stopped_in_the_middle_it_finishes_what_it_began(retriever: Path, tmp_path: Path) -> None:
@@ -157,6 +175,7 @@ def test_stopped_in_the_middle_it_finishes_what_it_began(retriever: Path, tmp_pa
             client.start()
         while 'path="/embed"' not in requests.get(f"{served.address}/metrics", timeout=30).text:
             time.sleep(0.01)
+        assert len(answers) < 40
         served.process.send_signal(signal.SIGTERM)
         for client in clients:
             client.join()
