@@ -85,7 +85,7 @@ def record_of(stage: str) -> Path:
 
 def stages_of(sets: Sequence[str]) -> list[str]:
     """Every stage that keeps a record, in the order in which they run."""
-    trained = ["download", "teach", "tune", "analyze", "prune_depth", "restore", "prune_width", "finetune"]
+    trained = ["download", "teach", "tune", "teach_own", "analyze", "prune_depth", "restore", "prune_width", "finetune"]
     single = [*trained, "export", "measure_cost"]
     return [*single, *(f"{stage}@{name}" for name in sets for stage in ("download_eval", "bm25", "index", "evaluate"))]
 

@@ -276,7 +276,7 @@ def test_a_stage_writes_where_its_program_says(stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["download", "teach", "tune", "analyze", "restore", "prune_width", "finetune", "index"]
+    "stage", ["download", "teach", "tune", "teach_own", "analyze", "restore", "prune_width", "finetune", "index"]
 )
 def test_a_stage_that_takes_minutes_comes_out_of_the_run_cache(stage: str) -> None:
     # DVC keeps no run of a stage with an output outside its cache, but for metrics and plots: dvc/stage/__init__.py.

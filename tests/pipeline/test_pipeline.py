@@ -18,9 +18,10 @@ from tests.pipeline.conftest import Project, Repro, ran
 
 pytestmark = pytest.mark.pipeline
 
-SINGLE = {"download", "teach", "tune", "analyze", "prune_depth", "restore", "prune_width", "finetune"}
+SINGLE = {"download", "teach", "tune", "teach_own", "analyze", "prune_depth", "restore", "prune_width", "finetune"}
 SINGLE |= {"export", "measure_cost"}
-BEFORE_WIDTH = {"download", "download_eval@tiny", "bm25@tiny", "teach", "tune", "analyze", "prune_depth", "restore"}
+BEFORE_WIDTH = {"download", "download_eval@tiny", "bm25@tiny", "teach", "tune", "teach_own", "analyze"}
+BEFORE_WIDTH |= {"prune_depth", "restore"}
 FROM_WIDTH = {"prune_width", "finetune", "export", "index@tiny", "evaluate@tiny", "measure_cost"}
 LAST = {"report", "register"}  # they keep no MLflow run of their own
 UP_TO_DATE = "Data and pipelines are up to date."

@@ -42,7 +42,7 @@ def test_a_study_runs_from_a_tuned_taught_model_and_is_reported(project: Project
     # One tuned model for all runs, and a run that differs in its last stages alone repeats no other.
     logs = project.root / ".effir/studies"
     cut_log, timed_log = ((logs / f"tiny-{run}-3.log").read_text(encoding="utf-8") for run in ("either", "timed"))
-    assert {"teach", "tune"}.isdisjoint(ran(cut_log))
+    assert {"teach", "tune", "teach_own"}.isdisjoint(ran(cut_log))
     assert set(ran(timed_log)) & {"analyze", "restore", "prune_width", "finetune", "measure_cost"} == {"measure_cost"}
     assert timed["layers"]["dropped"] == cut["layers"]["dropped"]
 
