@@ -40,6 +40,7 @@ WAITING = 1024
 """Requests that may wait; more are told to come again."""
 TOGETHER = 32
 """Texts worked on at a time, or those of one request."""
+PATHS = {"/", "/search", "/embed", "/v1/embeddings", "/health", "/metrics"}
 PAGE = Path(__file__).with_name("page.html")
 
 Asked = tuple[str, int]
@@ -119,9 +120,6 @@ def create_app(service: Service) -> FastAPI:
     """Make the application over an opened index."""
     figures, executor = Figures(), ThreadPoolExecutor(1)  # one batch at a time: it has all cores
     limits: dict[str, Any] = {"most": TOGETHER, "waiting": WAITING, "seen": figures.batches.observe}
-    searching: Batcher[Asked, list[Found]] = Batcher(service.search, executor, **limits)
-    embedding: Batcher[Told, Vectors] = Batcher(service.embed, executor, **limits, size=lambda told: len(told[0]))
-    figures.documents.set_function(lambda: service.index.count)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
@@ -131,11 +129,17 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="effir", description="Search and embeddings by one small retriever.", lifespan=lifespan)
     app.add_middleware(BodyLimit)
     say_refusals(app)
-    known = {"/", "/search", "/embed", "/v1/embeddings", "/health", "/metrics"}
+    _count(app, figures)
+    _answer_searches(app, Batcher(service.search, executor, **limits))
+    _answer_texts(app, service, Batcher(service.embed, executor, **limits, size=lambda told: len(told[0])))
+    _tell(app, service, figures)
+    return app
 
+
+def _count(app: FastAPI, figures: Figures) -> None:
     @app.middleware("http")
     async def _counted(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        started, path = time.perf_counter(), request.url.path if request.url.path in known else "other"
+        started, path = time.perf_counter(), request.url.path if request.url.path in PATHS else "other"
         status = 500
         try:
             response = await answer(request)
@@ -145,6 +149,8 @@ def create_app(service: Service) -> FastAPI:
             figures.requests.labels(path, str(status)).inc()
             figures.seconds.labels(path).observe(time.perf_counter() - started)
 
+
+def _answer_searches(app: FastAPI, searching: Batcher[Asked, list[Found]]) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def _page() -> str:
         return PAGE.read_text(encoding="utf-8")
@@ -160,6 +166,8 @@ def create_app(service: Service) -> FastAPI:
         """Find the documents nearest to a query, by an address that can be shared."""
         return await _search(SearchRequest(query=q, k=k))
 
+
+def _answer_texts(app: FastAPI, service: Service, embedding: Batcher[Told, Vectors]) -> None:
     @app.post("/embed", response_model=EmbedAnswer | OpenAIAnswer)
     async def _embed(body: EitherRequest) -> EmbedAnswer | OpenAIAnswer | Response:
         """Turn texts into unit vectors; with `input` instead of `texts`, in OpenAI's format."""
@@ -182,6 +190,10 @@ def create_app(service: Service) -> FastAPI:
             usage=OpenAIUsage(prompt_tokens=count, total_tokens=count),
         )
 
+
+def _tell(app: FastAPI, service: Service, figures: Figures) -> None:
+    figures.documents.set_function(lambda: service.index.count)
+
     @app.get("/health")
     async def _health() -> Health:
         """Tell that the service is there, and what it serves."""
@@ -191,8 +203,6 @@ def create_app(service: Service) -> FastAPI:
     async def _metrics() -> str:
         """Tell requests, seconds and batch sizes, in Prometheus's format."""
         return generate_latest(figures.registry).decode()
-
-    return app
 
 
 def _written(vectors: Vectors, form: str) -> Iterator[tuple[int, list[float] | str]]:
