@@ -200,6 +200,11 @@ class Params(Section):
         return self.finetune.own_teacher and self.tune.steps > 0
 
     @property
+    def mined_negatives(self) -> int:
+        """How many of the mined negatives are looked at: none where none is trained with."""
+        return self.data.negatives if self.finetune.negatives else 0
+
+    @property
     def variant(self) -> str:
         """A short name of what sets this pipeline apart: ``d10-w0.75-s0``."""
         unhealed = "" if self.finetune.steps else "-unhealed"

@@ -40,7 +40,7 @@ def heal_retriever(
 ) -> list[dict[str, float]]:
     """Heal the checkpoint ``source`` as a retriever, write it as ``into``, and return the loss curve."""
     finetune, adapters = params.finetune, healing_adapters(params)
-    mined = load_examples(require(TRAIN, made_by="download"), "train", params.data.negatives)
+    mined = load_examples(require(TRAIN, made_by="download"), "train", params.mined_negatives)
     chosen = finetune.teacher_margin, finetune.negatives, finetune.miner
     examples, teacher = taught_examples(opinion.folder, drawn(mined, finetune.examples), *chosen)
     weights = {"weight": finetune.teacher_weight, "temperature": opinion.temperature, "vectors": opinion.vectors}

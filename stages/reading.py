@@ -12,8 +12,8 @@ from stages.paths import TRAIN
 
 
 def keep_opinion(params: Params, source: str, folder: Path, into: Path) -> None:
-    """Let the model in ``folder`` read the training queries that are used, their positives and hard negatives."""
+    """Let the model in ``folder`` read the training queries that are used, with their positives and hard negatives."""
     count, max_tokens = params.finetune.examples, params.finetune.max_tokens
-    examples = drawn(load_examples(require(TRAIN, made_by="download"), "train", params.data.negatives), count)
+    examples = drawn(load_examples(require(TRAIN, made_by="download"), "train", params.mined_negatives), count)
     work = checkpoints_for(into.name, {"max_tokens": max_tokens, "examples": count}, [folder, TRAIN])
     teach(source, folder, examples, into, max_tokens=max_tokens, work=work)

@@ -224,7 +224,7 @@ def functions(name: str) -> dict[str, ast.FunctionDef]:
 
 
 SETTINGS = {k: v for name in ("settings", "healing", "reading") for k, v in functions(f"stages/{name}.py").items()}
-PROPERTIES = {name: functions("effir/params.py")[name] for name in ("variant", "taught_by_own")}
+PROPERTIES = {name: functions("effir/params.py")[name] for name in ("variant", "taught_by_own", "mined_negatives")}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -101,7 +101,7 @@ def test_more_negatives_than_are_mined_contradict_each_other() -> None:
 
 def test_examples_that_cannot_fill_a_batch_and_a_miner_without_a_teacher_are_refused() -> None:
     with pytest.raises(
-        EffirError, match=r"^finetune\.examples must be 0 or at least the batch_size of finetune and tune \(16\)"
+        EffirError, match=r"^finetune\.examples must be 0 or at least the batch_size of finetune and tune \(32\)"
     ):
         check_params(changed("finetune.examples", 15))
     values = changed("finetune.teacher", "")
