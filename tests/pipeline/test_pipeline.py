@@ -273,7 +273,7 @@ def forget(project: Project, stage: str) -> None:
 
 def checkpoint(project: Project) -> int:
     """The step of the last whole checkpoint, 0 where there is none."""
-    folders = (project.root / ".effir/checkpoints").glob("finetune-*/checkpoint-*/trainer_state.json")
+    folders = (project.root / ".effir/checkpoints").glob("healed-*/checkpoint-*/trainer_state.json")
     return max((int(Path(path).parent.name.removeprefix("checkpoint-")) for path in folders), default=0)
 
 
