@@ -56,10 +56,11 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
     `benchmarks.outsiders`.
     """
     sets = list(dict.fromkeys(name for variants in studies.values() for v in variants for name in v.quality))
+    styles = dict(zip(studies, cycle(STYLES), strict=False))  # a study looks alike in every panel
     figure = Figure(figsize=(1.5 + 5 * len(sets), 4.8), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
         known = {study: [v for v in variants if name in v.quality] for study, variants in studies.items()}
-        _by_speed(axes, name, {study: variants for study, variants in known.items() if variants})
+        _by_speed(axes, name, {study: variants for study, variants in known.items() if variants}, styles)
         for row in (row for row in outsiders if name in row["quality"]):
             at = (row["document_speedup"]["median"], row["quality"][name]["ndcg_at_10"])
             axes.plot(*at, "*", color="black", markersize=12, label="_")
@@ -74,9 +75,12 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
     return figure
 
 
-def _by_speed(axes: Axes, name: str, studies: Mapping[str, Sequence[Variant]]) -> None:
+def _by_speed(
+    axes: Axes, name: str, studies: Mapping[str, Sequence[Variant]], styles: Mapping[str, tuple[str, str]]
+) -> None:
     points: list[tuple[float, float]] = []
-    for (study, variants), (colour, marker) in zip(studies.items(), cycle(STYLES), strict=False):
+    for study, variants in studies.items():
+        colour, marker = styles[study]
         found = [(v.cost["document_speedup"], v.quality[name]["ndcg_at_10"]) for v in variants]
         points += found
         axes.plot(*zip(*found, strict=True), marker, color=colour, label=study)
