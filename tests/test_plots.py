@@ -60,6 +60,7 @@ class Project:
         self.write("metrics/apidocs.json", {"ndcg_at_10": ndcg, "queries": 300})
         self.write("metrics/cost.json", {"document_speedup": speedup})
         self.write("reports/drop_order.json", [{"sublayer": "mlp", "layer": i, "change": 0.1 * i} for i in (1, 3, 2)])
+        self.write("reports/tune_loss.json", curve)
         self.write("reports/restore_loss.json", curve)
         self.write("reports/finetune_loss.json", curve)
         draw_loss(curve, self.root / "reports/plots/finetune_loss.png")
@@ -118,13 +119,13 @@ def test_the_plots_of_two_commits_show_in_a_browser_without_network(page: Path) 
         browser.get_log("performance")  # of the tab that Chromium opens itself
         browser.get(page.as_uri())
         drawn = "return document.querySelectorAll('.vega-embed canvas, .vega-embed svg.marks').length"
-        until(browser, lambda browser: browser.execute_script(drawn) == 3, "three drawn plots", seconds=30)
+        until(browser, lambda browser: browser.execute_script(drawn) == 4, "four drawn plots", seconds=30)
         seen = browser.execute_script("return document.body.innerText + document.body.textContent")
         pictures = "return [...document.images].map(image => image.complete && image.naturalWidth > 0)"
         until(browser, lambda browser: all(browser.execute_script(pictures)), "the pictures", seconds=30)
         assert len(browser.execute_script(pictures)) == 2  # finetune_loss.png, of each commit
         log = "".join(line["message"] for line in browser.get_log("performance"))
-    assert all(text in seen for text in ("Redundancy", "Restoring", "Healing", "loss", "before", "after"))
+    assert all(text in seen for text in ("Redundancy", "Tuning", "Restoring", "Healing", "loss", "before", "after"))
     assert not re.findall(r'"url":"(https?:[^"]*)"', log)
 
 

@@ -120,11 +120,11 @@ def test_nothing_comes_from_elsewhere_and_nothing_fails(served: Served, browser:
 @pytest.mark.skipif(not all(path.exists() for path in REAL), reason="no models/retriever: run `make repro`")
 def test_the_real_model_finds_scipys_filters(browser: WebDriver, tmp_path: Path) -> None:
     retriever, folder = REAL
-    near = ("scipy.signal.", "scipy.ndimage.", "networkx.algorithms.")
+    near = ("scipy.ndimage.", "networkx.algorithms.shortest_paths.")  # not all: a minute for each thousand documents
     documents = (d for d in open_collection(folder).documents() if d.title.startswith(near))
     model = model_of(str(retriever))
     create_index(tmp_path / "index", documents, open_model(model).documents, model, "Flat")
     with serving(tmp_path / "index", retriever) as served:
         visit(browser, served.address)
-        press(browser, "smooth a noisy signal", Keys.ENTER)
-        assert any("filt" in title or "smooth" in title for title in found(browser)[:5])
+        press(browser, "apply a median filter", Keys.ENTER)
+        assert found(browser)[0] == "scipy.ndimage.median_filter"
