@@ -46,7 +46,7 @@ def test_the_default_profile_undoes_any_other(params: Path) -> None:
 def test_every_profile_says_what_it_is_for() -> None:
     purposes = profile_purposes(PROFILES)
     assert all(len(purpose.split()) > 5 for purpose in purposes.values()), purposes
-    assert purposes["smoke"].startswith("The whole pipeline in under two minutes")
+    assert purposes["smoke"].startswith("The whole pipeline in three minutes")
 
 
 def test_a_profile_keeps_every_comment(params: Path) -> None:
