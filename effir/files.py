@@ -58,17 +58,20 @@ def read_json(path: Path, made_by: str) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Stream the objects of a JSON-lines file; EffirError names the line that is not one."""
+    """Stream the objects of a JSON-lines file; EffirError names what is not one, or is no text."""
     with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
+        number = 0
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise EffirError(f"{path}, line {number}, is not JSON ({error.msg}): mend or remove it") from None
-                if not isinstance(row, dict):
-                    raise EffirError(f"{path}, line {number}, is not a JSON object: mend or remove it")
-                yield row
+                    if not isinstance(row, dict):
+                        raise EffirError(f"{path}, line {number}, is not a JSON object: mend or remove it")
+                    yield row
+        except json.JSONDecodeError as error:
+            raise EffirError(f"{path}, line {number}, is not JSON ({error.msg}): mend or remove it") from None
+        except UnicodeDecodeError as error:
+            raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
 
 
 def require(path: Path, made_by: str) -> Path:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from effir.data.beir import Document
+from effir.encoding.backends import Backend, Precision
 from effir.errors import EffirError
 from effir.files import read_json, read_jsonl, sha256_of, write_json, writing
 from effir.search import SearchIndex, build_index, check_growable, open_index
@@ -42,8 +43,8 @@ class Model:
     name: str
     folder: str
     fingerprint: str
-    backend: str = "torch"
-    precision: str = "auto"
+    backend: Backend = "torch"
+    precision: Precision = "auto"
 
     @property
     def key(self) -> str:

@@ -17,7 +17,6 @@ from effir.files import read_json, write_json, writing
 LISTS = {"drop_mlp_list": "mlp", "drop_attn_list": "attention"}
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MORE_THAN_LORA = ("modules_to_save", "use_dora", "trainable_token_indices", "alora_invocation_tokens")
-MORE_THAN_LORA = ("modules_to_save", "use_dora", "trainable_token_indices", "alora_invocation_tokens")
 UNREAD = ("auto_map", "architectures", *LISTS)
 """Keys of such a config.json that effir's own takes the place of."""
 

@@ -37,5 +37,4 @@ def model_of(name: str, backend: Literal["auto", "torch", "openvino"] = "auto", 
 
 def open_model(model: Model) -> TextEncoder:
     """Open the encoder that an index was made by; EffirError where it is gone, or another by now."""
-    backend: Backend = "openvino" if model.backend == "openvino" else "torch"
-    return open_encoder(checked_retriever(model), backend, model.precision, BATCH_TOKENS)  # type: ignore[arg-type]
+    return open_encoder(checked_retriever(model), model.backend, model.precision, BATCH_TOKENS)

@@ -20,34 +20,14 @@ def retriever_settings(params: Params) -> dict[str, Any]:
 
 def restoring_schedule(params: Params) -> Schedule:
     """Say how the adapters train towards the whole model's hidden states; on batches of their own, as the gates do."""
-    restore, finetune = params.restore, params.finetune
-    return Schedule(
-        steps=restore.steps,
-        batch_size=restore.batch_size,
-        learning_rate=restore.learning_rate,
-        warmup=finetune.warmup,
-        decay="cosine",
-        max_tokens=finetune.max_tokens,
-        precision=finetune.precision,
-        checkpoint_every=finetune.checkpoint_every,
-        seed=finetune.seed + 2,
-    )
+    restore = params.restore
+    return _schedule(params, restore.steps, restore.batch_size, restore.learning_rate, batches=2)
 
 
 def tuning_schedule(params: Params) -> Schedule:
     """Say how the full-size model becomes a retriever: as the cut one is healed, on batches of its own."""
-    tune, finetune = params.tune, params.finetune
-    return Schedule(
-        steps=tune.steps,
-        batch_size=tune.batch_size,
-        learning_rate=tune.learning_rate,
-        warmup=finetune.warmup,
-        decay="cosine",
-        max_tokens=finetune.max_tokens,
-        precision=finetune.precision,
-        checkpoint_every=finetune.checkpoint_every,
-        seed=finetune.seed + 3,
-    )
+    tune = params.tune
+    return _schedule(params, tune.steps, tune.batch_size, tune.learning_rate, batches=3)
 
 
 def gate_schedule(params: Params) -> Schedule:
@@ -75,16 +55,22 @@ def gate_scoring(params: Params) -> Scoring:
 def healing_schedule(params: Params) -> Schedule:
     """Say how the adapters train."""
     finetune = params.finetune
+    return _schedule(params, finetune.steps, finetune.batch_size, finetune.learning_rate, batches=0)
+
+
+def _schedule(params: Params, steps: int, batch_size: int, learning_rate: float, batches: int) -> Schedule:
+    """Say how adapters train, wherever they do; ``batches`` sets the order of the examples apart."""
+    finetune = params.finetune
     return Schedule(
-        steps=finetune.steps,
-        batch_size=finetune.batch_size,
-        learning_rate=finetune.learning_rate,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
         warmup=finetune.warmup,
         decay="cosine",
         max_tokens=finetune.max_tokens,
         precision=finetune.precision,
         checkpoint_every=finetune.checkpoint_every,
-        seed=finetune.seed,
+        seed=finetune.seed + batches,
     )
 
 

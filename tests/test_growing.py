@@ -5,7 +5,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +13,12 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from effir.cli import main
-from effir.compress.surgery import cut_checkpoint
 from effir.data.beir import Document
-from effir.data.texts import documents_of
 from effir.errors import EffirError
 from effir.growing import (
     LOCK,
     MOST_SEGMENTS,
+    Encode,
     GrowingIndex,
     Model,
     add_documents,
@@ -28,8 +26,8 @@ from effir.growing import (
     delete_documents,
     read_manifest,
 )
-from effir.retriever import build_retriever, open_retriever, save_retriever
-from tests.compress.conftest import tiny_model, tiny_tokenizer
+from effir.retriever import open_retriever
+from tests.serving.conftest import tiny_retriever
 
 
 def encode(texts: list[str]) -> NDArray[np.float32]:
@@ -39,6 +37,18 @@ def encode(texts: list[str]) -> NDArray[np.float32]:
         for word in text.lower().split():
             vectors[row, int(hashlib.sha256(word.encode()).hexdigest(), 16) % 4096] += 1
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def killed_at(call: int, calls: list[int], encode: Encode) -> Encode:
+    """Encode, noting how many texts, and die at the given call."""
+
+    def dying(texts: list[str]) -> NDArray[np.float32]:
+        calls.append(len(texts))
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return encode(texts)
+
+    return dying
 
 
 DOCUMENTS = [Document(f"d{i}", "", f"word{i} common") for i in range(30)]
@@ -105,13 +115,8 @@ def test_a_build_that_was_killed_goes_on_and_shows_nothing_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("effir.growing.SHARD", 10)
-    calls: list[int] = []
-
-    def dying(texts: list[str]) -> NDArray[np.float32]:
-        calls.append(len(texts))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return encode(texts)
+    calls = list[int]()
+    dying = killed_at(3, calls, encode)
 
     for _ in "ab":
         try:
@@ -127,13 +132,7 @@ def test_a_build_that_goes_on_with_another_model_takes_nothing_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("effir.growing.SHARD", 10)
-    calls: list[int] = []
-
-    def dying(texts: list[str]) -> NDArray[np.float32]:
-        calls.append(len(texts))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return -encode(texts)
+    dying = killed_at(3, [], lambda texts: -encode(texts))
 
     with pytest.raises(KeyboardInterrupt):
         create_index(tmp_path / "index", DOCUMENTS, dying, MODEL, "Flat")
@@ -181,12 +180,9 @@ def test_a_kind_of_index_that_cannot_grow_is_refused_before_anything_is_encoded(
 
 
 def test_an_addition_that_was_killed_changes_nothing(made: Path) -> None:
-    def dying(texts: list[str]) -> NDArray[np.float32]:
-        raise KeyboardInterrupt
-
     before = read_manifest(made)
     with pytest.raises(KeyboardInterrupt):
-        add_documents(made, [Document("d1", "", "changed")], dying)
+        add_documents(made, [Document("d1", "", "changed")], killed_at(1, [], encode))
     assert read_manifest(made) == before
     assert found(made, "word1 common")[0] == "d1"
 
@@ -201,57 +197,6 @@ def test_an_index_is_not_built_over_another(made: Path, tmp_path: Path) -> None:
         create_index(made, DOCUMENTS, encode, MODEL, "Flat")
 
 
-# --- sources
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_lines_a_table_and_a_collection_are_read_alike(tmp_path: Path) -> None:
-    rows = [{"_id": "a", "title": "T", "text": "one"}, {"id": 7, "text": "two"}, {"text": "three"}]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    table = write(tmp_path / "docs.csv", "id,title,text\na,T,one\n7,,two\n,,three\n")
-    found = list(documents_of(write(tmp_path / "docs.jsonl", lines)))
-    assert [(d.id, d.content) for d in found][:2] == [("a", "T one"), ("7", "two")]
-    assert list(documents_of(table)) == found
-    write(tmp_path / "beir/corpus.jsonl", lines.splitlines()[0] + "\n")
-    assert list(documents_of(tmp_path / "beir")) == found[:1]
-    assert len(found[2].id) == 16  # named by what it says: the same in every copy
-
-
-def test_text_files_are_read_in_passages_of_whole_paragraphs(tmp_path: Path) -> None:
-    long = " ".join(["word"] * 70)
-    write(tmp_path / "a/guide.md", f"# The guide\n\nShort.\n\n{long}\n\n{long}\n")
-    write(tmp_path / "notes.txt", "One thing.\n")
-    write(tmp_path / "ignored.bin", "x")
-    found = list(documents_of(tmp_path))
-    assert [d.id for d in found] == ["a/guide.md#1", "a/guide.md#2", "notes.txt#1"]
-    assert [d.title for d in found] == ["The guide", "The guide", "notes"]
-    assert found[0].text.startswith("# The guide Short. word")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("docs.jsonl", '{"text": 3}\n', "document 1, has no `text`"),
-        ("docs.jsonl", "", "has no documents"),
-        ("docs.jsonl", '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "two documents with the id 'a'"),
-        ("docs.jsonl", '{"id": "a", "text": " "}\n', "document 'a' is empty"),
-        ("docs.jsonl", '{"text": "\\ud800"}\n', "holds half a character"),
-        ("docs.csv", "a,b\n1,2\n", "has no column `text`, only a, b"),
-        ("docs.parquet", "x", "is neither a folder nor .jsonl nor .csv"),
-        ("docs/notes.bin", "x", "has no documents: name a folder"),
-    ],
-)
-def test_what_cannot_be_indexed_is_one_sentence(tmp_path: Path, name: str, text: str, said: str) -> None:
-    path = write(tmp_path / name, text)
-    with pytest.raises(EffirError, match=said):
-        list(documents_of(path.parent if name.startswith("docs/") else path))
-
-
 # --- the commands, with a model
 
 
@@ -261,15 +206,12 @@ def effir(*arguments: str | Path) -> Result:
 
 @pytest.fixture(scope="module")
 def retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(folder / "whole")
-    tiny_tokenizer().save_pretrained(folder / "whole")
-    from effir.compress.shape import shape_of
+    return tiny_retriever(tmp_path_factory.mktemp("model"), query_prompt="")
 
-    cut_checkpoint(folder / "whole", folder / "cut", shape_of(folder / "whole").without("mlp", [1]))
-    settings: dict[str, Any] = {"pooling": "last", "query_prompt": "", "document_prompt": "", "max_tokens": 16}
-    save_retriever(build_retriever(folder / "cut", **settings), folder / "retriever")
-    return folder / "retriever"
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def test_the_commands_build_add_search_and_delete(retriever: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Collection:
 
     def documents(self) -> Iterator[Document]:
         """Stream the corpus in file order; EffirError names a row without ``_id`` or ``text``."""
-        for number, row in _rows(self.folder / CORPUS):
+        for number, row in enumerate(read_jsonl(self.folder / CORPUS), start=1):
             place = f"{self.folder / CORPUS}, document {number},"
             yield Document(_id(row, place), _text(row, "title", place, default=""), _text(row, "text", place))
 
@@ -109,7 +109,7 @@ class Collection:
         return judged
 
     def _all_queries(self) -> Iterator[tuple[str, str]]:
-        for number, row in _rows(self.folder / QUERIES):
+        for number, row in enumerate(read_jsonl(self.folder / QUERIES), start=1):
             place = f"{self.folder / QUERIES}, query {number},"
             yield _id(row, place), _text(row, "text", place)
 
@@ -216,13 +216,6 @@ def _checked(folder: Path, named: str) -> Collection:
 def _write_qrels(path: Path, judged: Mapping[str, Mapping[str, int]]) -> None:
     rows = [HEADER, *((q, d, str(grade)) for q, grades in judged.items() for d, grade in grades.items())]
     path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        yield from enumerate(read_jsonl(path), start=1)
-    except UnicodeDecodeError as error:
-        raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
 
 
 def _id(row: Mapping[str, Any], place: str) -> str:

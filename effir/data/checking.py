@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effir.data.beir import CORPUS, HEADER, QRELS, QUERIES
-from effir.data.texts import can_be_written
+from effir.data.tables import can_be_written
 from effir.errors import EffirError
 
 Kind = Literal["error", "warning"]

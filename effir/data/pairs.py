@@ -1,6 +1,5 @@
 """A collection made of questions and their answers: a table or a list of pairs becomes BEIR layout."""
 
-import csv
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,11 +7,9 @@ from itertools import chain
 from pathlib import Path
 
 from effir.data.beir import Collection, Document, write_collection
-from effir.data.texts import can_be_written
+from effir.data.tables import can_be_written, table_rows
 from effir.errors import EffirError
 from effir.files import read_jsonl
-
-LONGEST = 10_000_000  # characters of a field; csv's own limit is 131,072
 
 
 @dataclass(frozen=True)
@@ -38,22 +35,12 @@ def pairs_of_table(path: Path, columns: Columns, delimiter: str, asked: bool = T
 
     EffirError names the column that is not there, or the row that lacks a text.
     """
-    csv.field_size_limit(LONGEST)
     wanted = (columns.query, columns.document) if asked else (columns.document,)
-    with _opened(path).open(encoding="utf-8-sig", newline="") as lines:
-        try:
-            table = csv.DictReader(lines, delimiter=delimiter)
-            for name in wanted:
-                if name not in (table.fieldnames or ()):
-                    there = ", ".join(map(str, table.fieldnames or ["none"]))
-                    raise EffirError(f"{path} has no column {name!r}, only {there}: name the one that holds it")
-            for row in table:
-                query, title, text = (
-                    (row.get(name) or "").strip() for name in (columns.query, columns.title, columns.document)
-                )
-                yield _checked(Pair(query if asked else "", title, text), asked, f"{path}, line {table.line_num},")
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise EffirError(f"{path} cannot be read as CSV in UTF-8 ({error}): convert it") from None
+    for place, row in table_rows(_there(path), wanted, delimiter):
+        query, title, text = (
+            (row.get(name) or "").strip() for name in (columns.query, columns.title, columns.document)
+        )
+        yield _checked(Pair(query if asked else "", title, text), asked, place)
 
 
 def pairs_of_lines(path: Path) -> Iterator[Pair]:
@@ -61,19 +48,16 @@ def pairs_of_lines(path: Path) -> Iterator[Pair]:
 
     EffirError names the line that is otherwise.
     """
-    try:
-        for number, row in enumerate(read_jsonl(_opened(path)), start=1):
-            place = f"{path}, pair {number},"
-            query, title, positives = row.get("query"), row.get("title") or "", row.get("positive")
-            texts: list[object] = positives if isinstance(positives, list) else [positives]
-            if not isinstance(query, str) or not isinstance(title, str) or not texts:
-                raise EffirError(f"{place} has no `query` and `positive`, or a `title` that is no text: mend it")
-            for text in texts:
-                if not isinstance(text, str):
-                    raise EffirError(f"{place} has a `positive` that is neither a text nor a list of texts: mend it")
-                yield _checked(Pair(query.strip(), title.strip(), text.strip()), True, place)
-    except UnicodeDecodeError as error:
-        raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
+    for number, row in enumerate(read_jsonl(_there(path)), start=1):
+        place = f"{path}, pair {number},"
+        query, title, positives = row.get("query"), row.get("title") or "", row.get("positive")
+        texts: list[object] = positives if isinstance(positives, list) else [positives]
+        if not isinstance(query, str) or not isinstance(title, str) or not texts:
+            raise EffirError(f"{place} has no `query` and `positive`, or a `title` that is no text: mend it")
+        for text in texts:
+            if not isinstance(text, str):
+                raise EffirError(f"{place} has a `positive` that is neither a text nor a list of texts: mend it")
+            yield _checked(Pair(query.strip(), title.strip(), text.strip()), True, place)
 
 
 def collection_of(pairs: Iterable[Pair], others: Iterable[Pair], into: Path, test_share: float) -> Collection:
@@ -108,7 +92,7 @@ def collection_of(pairs: Iterable[Pair], others: Iterable[Pair], into: Path, tes
     )
 
 
-def _opened(path: Path) -> Path:
+def _there(path: Path) -> Path:
     if not path.is_file():
         raise EffirError(f"{path} is missing: mend the path")
     return path

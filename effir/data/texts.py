@@ -1,20 +1,19 @@
 """Documents to search, from what a user has: a collection, JSON lines, a table, or a folder of text files."""
 
-import csv
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from effir.data.beir import CORPUS, Collection, Document
+from effir.data.tables import can_be_written, table_rows
 from effir.errors import EffirError
 from effir.files import read_jsonl
 
 SUFFIXES = (".txt", ".md", ".rst")
 WORDS = 80
 """Words of a passage, about what a retriever that cuts at 96 tokens reads."""
-LONGEST = 10_000_000  # characters of a field of a table
 
 
 def documents_of(source: Path) -> Iterator[Document]:
@@ -44,34 +43,14 @@ def _documents(source: Path) -> Iterator[Document]:
     if not source.is_file():
         raise EffirError(f"{source} is missing: mend the path")
     if source.suffix in (".jsonl", ".json"):
-        return _lines(source)
+        rows = enumerate(read_jsonl(source), start=1)
+        return (_document(row, f"{source}, document {number},") for number, row in rows)
     if source.suffix == ".csv":
-        return _table(source)
+        return (_document(row, place) for place, row in table_rows(source, ["text"]))
     raise EffirError(f"{source} is neither a folder nor .jsonl nor .csv: name one")
 
 
-def _lines(path: Path) -> Iterator[Document]:
-    try:
-        for number, row in enumerate(read_jsonl(path), start=1):
-            yield _document(row, f"{path}, document {number},")
-    except UnicodeDecodeError as error:
-        raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
-
-
-def _table(path: Path) -> Iterator[Document]:
-    csv.field_size_limit(LONGEST)
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        try:
-            table = csv.DictReader(lines)
-            if "text" not in (table.fieldnames or ()):
-                raise EffirError(f"{path} has no column `text`, only {', '.join(table.fieldnames or ['none'])}: add it")
-            for row in table:
-                yield _document(row, f"{path}, line {table.line_num},")
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise EffirError(f"{path} cannot be read as CSV in UTF-8 ({error}): convert it") from None
-
-
-def _document(row: dict[str, Any], place: str) -> Document:
+def _document(row: Mapping[str, Any], place: str) -> Document:
     id_, title, text = row.get("_id", row.get("id")), row.get("title") or "", row.get("text")
     if not isinstance(text, str) or not isinstance(title, str):
         raise EffirError(f"{place} has no `text`, or a `title` that is no text: mend it")
@@ -80,11 +59,6 @@ def _document(row: dict[str, Any], place: str) -> Document:
     if not isinstance(id_, str | int | None):
         raise EffirError(f"{place} has an id that is neither a text nor a whole number: mend it")
     return Document(str(id_) if id_ not in (None, "") else _hash(title, text), title.strip(), text.strip())
-
-
-def can_be_written(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8: half a character, which JSON may hold, cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _hash(*texts: str) -> str:

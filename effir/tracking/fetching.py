@@ -25,7 +25,8 @@ def fetch_retriever(uri: str, cache: Path) -> Path:
         raise EffirError(f"{uri} names no registered model: write models:/<name>@<alias> or models:/<name>/<version>")
     store = open_store()
     name, version = wanted[1], version_named(store, wanted[1], wanted[2])
-    model = store.client.get_logged_model(store.client.get_model_version(name, str(version)).model_id)
+    source = str(store.client.get_model_version(name, str(version)).source)
+    model = store.client.get_logged_model(source.removeprefix("models:/"))
     place = urlsplit(model.artifact_location)
     if place.scheme == "file":
         return Path(unquote(place.path), "data", DATA)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from effir.files import sha256_of
 from tests.pipeline.conftest import Project, Repro, ran
 
 pytestmark = pytest.mark.pipeline
@@ -129,6 +130,14 @@ def test_a_new_width_reruns_slimming_and_what_follows_only(project: Project) -> 
     assert store.names(pipeline, cached=True) == BEFORE_WIDTH
     files = {"metrics/tiny.json", "metrics/cost.json", "reports/redundancy.json", "reports/slimming.json"}
     assert shown(project)["narrow"] == {"width": 0.6, "metrics": files}
+
+
+def test_healing_learns_of_its_own_whole(project: Project) -> None:
+    assert project.json("data/own_teacher/teacher.json")["kind"] == "bi-encoder"
+    before = sha256_of(project.root / "models/healed")
+    set_param(project, "finetune", "own_teacher", False)
+    project.succeed(sys.executable, "-m", "stages.finetune")
+    assert sha256_of(project.root / "models/healed") != before
 
 
 def test_another_backend_heals_nothing_again_and_its_graph_travels_in_the_retriever(project: Project) -> None:

@@ -24,23 +24,25 @@ DOCUMENTS = [Document(f"d{i}", f"w{i}", f"w{i} w{i + 1} w{i + 2}") for i in rang
 
 @dataclass(frozen=True)
 class Served:
-    """A service that runs: where, its process, the index and the retriever behind it."""
+    """A service that runs: where, and its process."""
 
     address: str
     process: subprocess.Popen[str]
-    index: Path
-    retriever: Path
+
+
+def tiny_retriever(folder: Path, query_prompt: str) -> Path:
+    """Write a cut random model as a retriever, as finetune leaves one."""
+    tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(folder / "whole")
+    tiny_tokenizer().save_pretrained(folder / "whole")
+    cut_checkpoint(folder / "whole", folder / "cut", shape_of(folder / "whole").without("mlp", [1]))
+    settings: dict[str, Any] = {"pooling": "last", "document_prompt": "", "max_tokens": 16}
+    save_retriever(build_retriever(folder / "cut", query_prompt=query_prompt, **settings), folder / "retriever")
+    return folder / "retriever"
 
 
 @pytest.fixture(scope="session")
 def retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(folder / "whole")
-    tiny_tokenizer().save_pretrained(folder / "whole")
-    cut_checkpoint(folder / "whole", folder / "cut", shape_of(folder / "whole").without("mlp", [1]))
-    settings: dict[str, Any] = {"pooling": "last", "query_prompt": "w60 ", "document_prompt": "", "max_tokens": 16}
-    save_retriever(build_retriever(folder / "cut", **settings), folder / "retriever")
-    return folder / "retriever"
+    return tiny_retriever(tmp_path_factory.mktemp("model"), query_prompt="w60 ")
 
 
 def indexed(retriever: Path, folder: Path) -> Path:
@@ -50,7 +52,7 @@ def indexed(retriever: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def serving(index: Path, retriever: Path, *options: str) -> Iterator[Served]:
+def serving(index: Path) -> Iterator[Served]:
     """Serve an index at a free port by the command that a person types; the service is killed in the end."""
     command = [
         sys.executable,
@@ -62,15 +64,15 @@ def serving(index: Path, retriever: Path, *options: str) -> Iterator[Served]:
         "0",
         "--json",
     ]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
-            yield Served(json.loads(process.stdout.readline())["address"], process, index, retriever)
+            yield Served(json.loads(process.stdout.readline())["address"], process)
         finally:
             process.kill()
 
 
 @pytest.fixture(scope="session")
 def served(retriever: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(indexed(retriever, tmp_path_factory.mktemp("served") / "index"), retriever) as found:
+    with serving(indexed(retriever, tmp_path_factory.mktemp("served") / "index")) as found:
         yield found

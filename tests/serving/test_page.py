@@ -86,7 +86,7 @@ def test_text_is_shown_as_text(browser: WebDriver, retriever: Path, tmp_path: Pa
     model = model_of(str(retriever), precision="float32")
     documents = [Document("<b>", "<i>w9</i>", "<script>w9</script>")]
     create_index(tmp_path / "index", documents, open_model(model).documents, model, "Flat")
-    with serving(tmp_path / "index", retriever) as served:
+    with serving(tmp_path / "index") as served:
         visit(browser, f"{served.address}/?q=w9")
         assert found(browser) == ["<i>w9</i>"]
         assert browser.find_element(By.CSS_SELECTOR, "#hits p").text == "<script>w9</script>"
@@ -95,14 +95,17 @@ def test_text_is_shown_as_text(browser: WebDriver, retriever: Path, tmp_path: Pa
 def test_a_service_that_went_away_is_said(retriever: Path, tmp_path: Path, browser: WebDriver) -> None:
     from tests.serving.conftest import indexed
 
-    with serving(indexed(retriever, tmp_path / "index"), retriever) as served:
+    with serving(indexed(retriever, tmp_path / "index")) as served:
         visit(browser, f"{served.address}/?q=w9")
         found(browser)
         served.process.kill()
         served.process.wait()
         press(browser, Keys.ESCAPE, "w10", Keys.ENTER)
         status = browser.find_element(By.ID, "status")
-        until(browser, lambda page: "does not answer" in status.text, "the sentence")
+        assert (
+            until(browser, lambda page: "does not answer" in status.text and status.get_attribute("class"), "it")
+            == "wrong"
+        )
 
 
 def test_nothing_comes_from_elsewhere_and_nothing_fails(served: Served, browser: WebDriver) -> None:
@@ -120,11 +123,11 @@ def test_nothing_comes_from_elsewhere_and_nothing_fails(served: Served, browser:
 @pytest.mark.skipif(not all(path.exists() for path in REAL), reason="no models/retriever: run `make repro`")
 def test_the_real_model_finds_scipys_filters(browser: WebDriver, tmp_path: Path) -> None:
     retriever, folder = REAL
-    near = ("scipy.ndimage.", "networkx.algorithms.shortest_paths.")  # not all: a minute for each thousand documents
+    near = ("scipy.ndimage.", "networkx.algorithms.shortest_paths.")  # a part of the set, to be quick
     documents = (d for d in open_collection(folder).documents() if d.title.startswith(near))
     model = model_of(str(retriever))
     create_index(tmp_path / "index", documents, open_model(model).documents, model, "Flat")
-    with serving(tmp_path / "index", retriever) as served:
+    with serving(tmp_path / "index") as served:
         visit(browser, served.address)
         press(browser, "apply a median filter", Keys.ENTER)
         assert found(browser)[0] == "scipy.ndimage.median_filter"

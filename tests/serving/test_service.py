@@ -30,9 +30,9 @@ def ask(served: Served, query: str, k: int = 3) -> list[dict[str, Any]]:
     return list(answer.json()["hits"])
 
 
-def test_search_finds_what_the_model_finds(served: Served) -> None:
+def test_search_finds_what_the_model_finds(served: Served, retriever: Path) -> None:
     hits = ask(served, "w9 w10 w11", k=5)
-    model = open_retriever(served.retriever)
+    model = open_retriever(retriever)
     query = model.encode("w9 w10 w11", prompt_name="query")
     texts = {f"d{i}": f"w{i} w{i} w{i + 1} w{i + 2}" for i in range(4, 50)}
     scores = dict(zip(texts, model.encode(list(texts.values())) @ query, strict=True))
@@ -43,9 +43,9 @@ def test_search_finds_what_the_model_finds(served: Served) -> None:
     assert shared.json()["hits"] == hits
 
 
-def test_vectors_are_those_of_sentence_transformers_also_by_openais_client(served: Served) -> None:
+def test_vectors_are_those_of_sentence_transformers_also_by_openais_client(served: Served, retriever: Path) -> None:
     texts = ["w9 w10", "w20"]
-    model = open_retriever(served.retriever)
+    model = open_retriever(retriever)
     wanted = {"document": model.encode(texts), "query": model.encode(texts, prompt_name="query")}
     for kind, vectors in wanted.items():
         answer = requests.post(f"{served.address}/embed", json={"texts": texts, "kind": kind}, timeout=30).json()
@@ -135,7 +135,7 @@ def test_many_at_once_each_get_their_own_answer(served: Served) -> None:
 
 
 def test_documents_that_change_while_it_runs_are_noticed(retriever: Path, tmp_path: Path) -> None:
-    with serving(indexed(retriever, tmp_path / "index"), retriever) as served:
+    with serving(indexed(retriever, tmp_path / "index")) as served:
         assert ask(served, "w55 w56")[0]["id"] != "new"
         encode = open_model(read_manifest(tmp_path / "index").model).documents
         add_documents(tmp_path / "index", [Document("new", "", "w60 w55 w56")], encode)
@@ -146,7 +146,7 @@ def test_documents_that_change_while_it_runs_are_noticed(retriever: Path, tmp_pa
 
 def test_an_index_of_another_model_or_none_is_refused_and_counted(retriever: Path, tmp_path: Path) -> None:
     index = indexed(retriever, tmp_path / "index")
-    with serving(index, retriever) as served:
+    with serving(index) as served:
         manifest = json.loads((index / "manifest.json").read_text(encoding="utf-8"))
         other = {**manifest, "model": {**manifest["model"], "fingerprint": "another"}}
         (index / "manifest.json").write_text(json.dumps(other), encoding="utf-8")
@@ -163,7 +163,7 @@ def test_an_index_of_another_model_or_none_is_refused_and_counted(retriever: Pat
 
 
 def test_stopped_in_the_middle_it_finishes_what_it_began(retriever: Path, tmp_path: Path) -> None:
-    with serving(indexed(retriever, tmp_path / "index"), retriever) as served:
+    with serving(indexed(retriever, tmp_path / "index")) as served:
         texts = {"texts": ["w9 " * 15] * 64}
         answers: list[int] = []
 

@@ -11,6 +11,7 @@ import pytest
 
 from effir.errors import EffirError
 from effir.tracking import open_store, registry
+from effir.tracking.fetching import fetch_retriever
 from effir.tracking.registry import Papers, register_retriever
 from effir.tracking.runs import pipeline_run
 
@@ -106,6 +107,20 @@ def test_the_alias_serves_the_retrievers_own_vectors(version: int, retriever: Pa
     assert documents.shape == (2, HIDDEN)
     assert documents.dtype == np.float32
     assert np.abs(documents - queries).max() > 0.01  # the prompt is not lost on the way
+
+
+@pytest.mark.parametrize("which", ["@challenger", "/1"])
+def test_a_registered_version_is_found_as_a_folder(version: int, retriever: Path, tmp_path: Path, which: str) -> None:
+    found = fetch_retriever(f"models:/{NAME}{which}", tmp_path)
+    assert (found / "model.safetensors").samefile(retriever / "model.safetensors")  # nothing is copied
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_version_that_is_not_there_is_one_sentence(version: int, tmp_path: Path) -> None:
+    with pytest.raises(EffirError, match="has no version with the alias 'nobody'"):
+        fetch_retriever(f"models:/{NAME}@nobody", tmp_path)
+    with pytest.raises(EffirError, match="no model elsewhere is registered"):
+        fetch_retriever("models:/elsewhere/1", tmp_path)
 
 
 def test_the_version_carries_signature_example_tags_and_its_run(version: int, run: str, retriever: Path) -> None:

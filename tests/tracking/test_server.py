@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from effir.cli import main
+from effir.files import sha256_of
 from effir.retriever import build_retriever, save_retriever
 from effir.tracking import open_store
+from effir.tracking.fetching import fetch_retriever
 from effir.tracking.live import stage_run
 from effir.tracking.registry import register_retriever
 from effir.tracking.runs import finish_pipeline, pipeline_run
@@ -104,6 +106,9 @@ def test_a_registered_retriever_is_loaded_from_the_server(project: Path, name: s
     run = pipeline_run({"seed": str(project)})
     assert register_retriever(retriever, name=name, pipeline_run_id=run, tags={"variant": "d10"}) == 1
     assert register_retriever(retriever, name=name, pipeline_run_id=run, tags={}) == 1  # once
+    for _ in "ab":  # fetched, then there already
+        fetched = fetch_retriever(f"models:/{name}@challenger", project / "fetched")
+        assert sha256_of(fetched / "model.safetensors") == sha256_of(retriever / "model.safetensors")
     assert aliases(name) == {"challenger": 1}
     served = mlflow.pyfunc.load_model(f"models:/{name}@challenger")
     texts = ["Smooth a noisy signal.", "query"]
