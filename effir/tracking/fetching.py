@@ -35,6 +35,6 @@ def fetch_retriever(uri: str, cache: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
         with writing(into) as draft:
-            found = download_artifacts(f"models:/{model.model_id}/data/{DATA}", dst_path=str(draft))
-            Path(found).rename(draft / DATA)
-    return into / DATA
+            draft.mkdir()
+            download_artifacts(f"models:/{model.model_id}", dst_path=str(draft))
+    return into / "data" / DATA
