@@ -35,15 +35,12 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        body, whole = b"", declared.isdigit() and int(declared) > LARGEST
-        messages: list[Message] = []
-        while not whole and not (messages and not messages[-1].get("more_body")):
+        is_large, size, messages = declared.isdigit() and int(declared) > LARGEST, 0, list[Message]()
+        while not is_large and (not messages or messages[-1].get("more_body")):
             messages.append(await receive())
-            if messages[-1]["type"] != "http.request":
-                break
-            body += messages[-1].get("body", b"")
-            whole = len(body) > LARGEST
-        if whole:
+            size += len(messages[-1].get("body", b""))
+            is_large = size > LARGEST
+        if is_large:
             said = refusal(413, f"the body has more than {LARGEST:,} bytes: send fewer or shorter texts")
             return await said(scope, receive, send)
         rest = iter(messages)

@@ -27,6 +27,11 @@ def test_lines_a_table_and_a_collection_are_read_alike(tmp_path: Path) -> None:
     assert len(found[2].id) == 16  # named by what it says: the same in every copy
 
 
+def test_a_table_as_spreadsheets_save_it_begins_with_a_mark_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "docs.csv").write_text("id,text\na,one\n", encoding="utf-8-sig")
+    assert [(d.id, d.content) for d in documents_of(tmp_path / "docs.csv")] == [("a", "one")]
+
+
 def test_text_files_are_read_in_passages_of_whole_paragraphs(tmp_path: Path) -> None:
     long = " ".join(["word"] * 70)
     write(tmp_path / "a/guide.md", f"# The guide\n\nShort.\n\n{long}\n\n{long}\n")

@@ -18,9 +18,10 @@ from openai import OpenAI
 
 from effir.cli import main
 from effir.data.beir import Document
-from effir.growing import add_documents, delete_documents, read_manifest
+from effir.growing import MOST_SEGMENTS, add_documents, delete_documents, read_manifest
 from effir.models import open_model
 from effir.retriever import open_retriever
+from effir.serving.app import Service
 from tests.serving.conftest import Served, indexed, serving
 
 
@@ -142,6 +143,19 @@ def test_documents_that_change_while_it_runs_are_noticed(retriever: Path, tmp_pa
         assert ask(served, "w55 w56")[0]["id"] == "new"
         delete_documents(tmp_path / "index", ["new"])
         assert "new" not in {hit["id"] for hit in ask(served, "w55 w56", k=100)}
+
+
+def test_segments_that_are_merged_under_a_search_are_opened_again(retriever: Path, tmp_path: Path) -> None:
+    index = indexed(retriever, tmp_path / "index")
+    encoder = open_model(read_manifest(index).model)
+    service = Service(index, encoder)
+    add_documents(index, [Document("more", "", "w50 w51")], encoder.documents)
+    service.search([("w9", 1)])
+    for i in range(MOST_SEGMENTS):
+        add_documents(index, [Document(f"new{i}", "", f"w{i + 40} w55 w56")], encoder.documents)
+    service._changed = service._stamp()  # as where the merge comes after the look at the manifest
+    hits = service.search([("w9", 100)])[0][:100]
+    assert {f"new{i}" for i in range(MOST_SEGMENTS)} <= {hit.id for hit in hits}
 
 
 def test_an_index_of_another_model_or_none_is_refused_and_counted(retriever: Path, tmp_path: Path) -> None:
