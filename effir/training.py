@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import (
@@ -107,17 +107,21 @@ def fit(
     """Train what requires a gradient, in place; a killed run goes on from its last checkpoint in ``checkpoints``.
 
     ``checkpoints`` is removed at the end. The caller keys it by everything that decides the outcome
-    (``checkpoints_for``). Returns the loss curve, the part before a kill included.
+    (``checkpoints_for``). Returns the loss curve, the part before a kill included. Every batch is of one part of a
+    mixture, parts in proportion to their examples: documents of another kind are no negatives to learn from.
     """
-    if len(examples) < schedule.batch_size:
-        raise EffirError(
-            f"{len(examples)} training examples cannot fill a batch of {schedule.batch_size}: lower batch_size"
-        )
+    parts = by_part(examples)
+    for name, rows in parts.items():
+        if len(rows) < schedule.batch_size:
+            raise EffirError(
+                f"{len(rows)} training examples{' of ' + name if name else ''} cannot fill a batch of "
+                f"{schedule.batch_size}: lower batch_size"
+            )
     with _prepared(model, schedule.max_tokens), frozen_products(model, arithmetic(schedule.precision)):
         trainer = HealingTrainer(
             model=model,
             args=_arguments(model, schedule, checkpoints),
-            train_dataset=as_columns(examples),
+            train_dataset=parts.popitem()[1] if len(parts) == 1 else DatasetDict(parts),
             loss=loss,
             callbacks=[_Logging(log)],
         )
@@ -125,6 +129,15 @@ def fit(
         trainer.train(resume_from_checkpoint=resume)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
+
+
+def by_part(examples: Sequence[Example]) -> dict[str, Dataset]:
+    """Return the examples of each part of a mixture, as :func:`as_columns` does; without one, of the part ``""``."""
+    whole = as_columns(examples)
+    rows: dict[str, list[int]] = {}
+    for row, example in enumerate(examples):
+        rows.setdefault(example.part, []).append(row)
+    return {name: whole.select(chosen) for name, chosen in rows.items()} if len(rows) > 1 else {"": whole}
 
 
 def as_columns(examples: Sequence[Example]) -> Dataset:

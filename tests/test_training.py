@@ -1,6 +1,6 @@
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from effir.data.examples import Example
 from effir.errors import EffirError
@@ -36,6 +36,7 @@ EXAMPLES = [
     Example(f"what is number {i}?", f"the number {i} is {i * i} squared", (f"letter {i}", f"{i} words"))
     for i in range(24)
 ]
+MIXED = [replace(example, part="few" if i % 3 == 0 else "many") for i, example in enumerate(EXAMPLES)]
 ADAPTERS = Adapters(rank=4, alpha=8, dropout=0.0)
 SCHEDULE = Schedule(
     steps=10,
@@ -62,11 +63,12 @@ def healed(
     checkpoints: Path,
     log: Callable[[int, dict[str, float]], None] = lambda step, row: None,
     adapters: Adapters = ADAPTERS,
+    examples: Sequence[Example] = EXAMPLES,
     **changes: Any,
 ) -> list[dict[str, float]]:
     schedule = replace(SCHEDULE, **changes)
     return heal(
-        model, EXAMPLES, adapters=adapters, temperature=0.1, schedule=schedule, checkpoints=checkpoints, log=log
+        model, examples, adapters=adapters, temperature=0.1, schedule=schedule, checkpoints=checkpoints, log=log
     )
 
 
@@ -191,25 +193,60 @@ def dies_at(last: int) -> Callable[[int, dict[str, float]], None]:
     return log
 
 
+@pytest.mark.parametrize("examples", [EXAMPLES, MIXED], ids=["one collection", "a mixture"])
 def test_a_killed_run_goes_on_to_the_same_weights_and_curve_as_an_uninterrupted_one(
-    retriever: Callable[[], SentenceTransformer], tmp_path: Path
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path, examples: Sequence[Example]
 ) -> None:
     dropping = replace(ADAPTERS, dropout=0.1)  # so that the state of the random numbers matters too
     whole, seen = retriever(), []
-    expected = healed(whole, tmp_path / "whole", adapters=dropping)
+    expected = healed(whole, tmp_path / "whole", adapters=dropping, examples=examples)
     with pytest.raises(KilledError):
-        healed(retriever(), tmp_path / "work", dies_at(10), adapters=dropping)
+        healed(retriever(), tmp_path / "work", dies_at(10), adapters=dropping, examples=examples)
     # Checkpoints every 3 steps, only the last kept: the tenth step is lost, and trained again.
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["checkpoint-9"]
     saved = sorted(path.name for path in (tmp_path / "work/checkpoint-9").iterdir())
     assert "trained.safetensors" in saved
     assert "model.safetensors" not in saved  # the base weights are not copied every time
     again = retriever()
-    curve = healed(again, tmp_path / "work", collect(seen), adapters=dropping)
+    curve = healed(again, tmp_path / "work", collect(seen), adapters=dropping, examples=examples)
     assert curve == expected
     assert seen == expected  # the part before the kill is logged again
     assert_same(weights(again), weights(whole))
     assert not (tmp_path / "work").exists()
+
+
+class Witness(nn.Module):
+    """A ranking loss that remembers which examples came together."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss, self.batches = loss, list[list[int]]()
+
+    def forward(self, columns: Any, labels: Tensor) -> Tensor:
+        self.batches.append(labels.tolist())
+        found: Tensor = self.loss(columns, labels)
+        return found
+
+
+def test_a_batch_is_of_one_part_of_a_mixture_and_all_are_read_once_before_any_twice(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path
+) -> None:
+    model = retriever()
+    add_adapters(model, ADAPTERS, seed=0)
+    loss = Witness(ranking_loss(model, 0.1))
+    fit(model, MIXED, loss, replace(SCHEDULE, steps=6), tmp_path / "work", lambda step, row: None)
+    parts = [{MIXED[row].part for row in batch} for batch in loss.batches]
+    assert all(len(of) == 1 for of in parts)
+    assert sorted(part for of in parts for part in of) == ["few"] * 2 + ["many"] * 4  # 8 and 16 examples, 4 a batch
+    assert parts != [{"few"}] * 2 + [{"many"}] * 4  # not one part after the other
+    assert sorted(row for batch in loss.batches for row in batch) == list(range(24))
+
+
+def test_a_part_too_small_for_a_batch_is_one_sentence(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path
+) -> None:
+    with pytest.raises(EffirError, match=r"^8 training examples of few cannot fill a batch of 9: lower batch_size$"):
+        healed(retriever(), tmp_path / "work", batch_size=9, examples=MIXED)
 
 
 def test_a_checkpoint_of_other_weights_is_refused(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:

@@ -20,17 +20,19 @@ from effir.errors import EffirError
 from effir.files import read_jsonl, write_jsonl
 
 NEGATIVES = "negatives.jsonl"
+MIXTURE = "mixture.json"  # where it is, query ids begin with the name of their part
 CANDIDATES = 50  # how far down BM25's ranking negatives are looked for
 SAME_WORDS = 0.5  # share of common words above which two queries ask for the same
 
 
 @dataclass(frozen=True)
 class Example:
-    """Texts to train on: ``negatives`` hardest first."""
+    """Texts to train on: ``negatives`` hardest first, ``part`` the collection of a mixture that it comes from."""
 
     query: str
     positive: str
     negatives: tuple[str, ...]
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,14 @@ def load_examples(folder: Path, split: str, negatives: int) -> list[Example]:
     texts = _texts(
         collection.documents(), {id_ for _, positive, others in chosen for id_ in (positive, *others)}, folder
     )
-    queries = collection.queries(split)
+    queries, mixed = collection.queries(split), (folder / MIXTURE).exists()
     return [
-        Example(queries[query], texts[positive], tuple(texts[id_] for id_ in others))
+        Example(
+            queries[query],
+            texts[positive],
+            tuple(texts[id_] for id_ in others),
+            query.partition("/")[0] if mixed else "",
+        )
         for query, positive, others in chosen
     ]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from effir.data.beir import Collection, Document, write_collection
+from effir.data.examples import MIXTURE
 from effir.errors import EffirError
 from effir.files import read_json, write_json
 
@@ -26,8 +27,8 @@ def mix(parts: Mapping[str, Collection], weights: Mapping[str, float], into: Pat
     """Write one collection of the train splits of ``parts``: all documents, and queries in proportion to ``weights``.
 
     Ids become ``<part>/<id>``. Of a part that has more queries than its share, those whose id has the lowest SHA-256
-    are taken. Corpora are streamed, ``SOURCES.json`` with the licences is put together. EffirError where a part has no
-    train split.
+    are taken. Corpora are streamed, ``SOURCES.json`` with the licences is put together, ``mixture.json`` says how many
+    queries each part has. EffirError where a part has no train split.
     """
     for name, part in parts.items():
         if SPLIT not in part.splits:
@@ -43,6 +44,7 @@ def mix(parts: Mapping[str, Collection], weights: Mapping[str, float], into: Pat
         if query in chosen[name]
     }
     mixed = write_collection(into, _documents(parts), queries, {SPLIT: judged})
+    write_json(into / MIXTURE, {name: len(texts) for name, texts in chosen.items()})
     write_json(into / SOURCES, [source for name, part in parts.items() for source in _sources(name, part.folder)])
     return mixed
 

@@ -9,7 +9,7 @@ from effir.data.catalog import install_training
 from effir.data.examples import load_examples
 from effir.data.mixture import mix, shares
 from effir.errors import EffirError
-from effir.files import sha256_of, write_json
+from effir.files import read_json, sha256_of, write_json
 from effir.provenance import licences_of
 
 
@@ -56,6 +56,8 @@ def test_params_may_name_several_collections_to_train_on(tmp_path: Path) -> None
     examples = load_examples(tmp_path / "train", "train", negatives=2)
     assert len(examples) == 10
     assert {example.query.partition(" of ")[2] for example in examples} == {"a", "b"}
+    assert all(example.part == example.query.partition(" of ")[2] for example in examples)
+    assert read_json(tmp_path / "train/mixture.json", made_by="download") == {"a": 5, "b": 5}
     assert list((tmp_path / "cache").iterdir()) == []  # the parts are gone
 
 
