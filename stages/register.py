@@ -33,7 +33,7 @@ def main() -> None:
         licences = licences_of([TRAIN, *(EVAL / name for name in sets)])
         model, code, teacher = params.model, git_state(Path.cwd()), params.finetune.teacher
         origin = Origin(model.base, model.licence, licences, code, teacher, params.taught_by_own)
-        prompts = {"query": params.retriever.query_prompt, "document": params.retriever.document_prompt}
+        prompts = read_json(RETRIEVER / "config_sentence_transformers.json", made_by="export")["prompts"]
         about, card = description(quality, cost), model_card(params.variant, quality, cost, origin, prompts)
         pipeline = pipeline_run(everything)
         if register.version:

@@ -1,21 +1,34 @@
 """Sections of params.yaml as the arguments that library functions take."""
 
+from dataclasses import asdict
 from typing import Any
 
 from effir.compress.scoring import Scoring
+from effir.data.base_retriever import own_of
+from effir.errors import EffirError
+from effir.files import require
 from effir.params import Params
 from effir.training import Adapters, Schedule
+from stages.paths import BASE
 
 
 def retriever_settings(params: Params) -> dict[str, Any]:
-    """Keyword arguments of ``build_retriever``."""
+    """Keyword arguments of ``build_retriever``, the base model's own ones where params.yaml leaves them to it."""
     retriever = params.retriever
-    return {
-        "pooling": retriever.pooling,
+    said = {
+        "pooling": None if retriever.pooling == "base" else retriever.pooling,
         "query_prompt": retriever.query_prompt,
         "document_prompt": retriever.document_prompt,
-        "max_tokens": retriever.max_tokens,
     }
+    if None in said.values():
+        own = asdict(own_of(require(BASE, made_by="download")))
+        said |= {name: own[name] for name, value in said.items() if value is None}
+    if said["query_prompt"] is None:
+        raise EffirError(
+            "the base model has several prompts and none is named `query`: set retriever.query_prompt to one of those "
+            "in its config_sentence_transformers.json"
+        )
+    return {**said, "max_tokens": retriever.max_tokens, "eos": retriever.pooling != "base"}
 
 
 def restoring_schedule(params: Params) -> Schedule:

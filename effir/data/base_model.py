@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from effir.data.base_retriever import is_retriever, read_own, transformer_of, write_own
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import writing
@@ -18,13 +19,17 @@ def install_base_model(source: str, into: Path, cache: Path) -> None:
     """Bring the model that ``source`` names into folder ``into``, whole or not at all.
 
     A ``.gguf`` file is converted: float32 weights without the LM head, and its tokenizer. Of a Hugging Face folder the
-    configuration, safetensors and tokenizer are taken as they are, without loading them. Equal sources give equal
+    configuration, safetensors and tokenizer are taken as they are, without loading them; of a sentence-transformers
+    folder those of its language model, and ``retriever.json`` says how it pools and prompts. Equal sources give equal
     bytes. EffirError for a folder that has no safetensors, configuration or tokenizer.
     """
     found = fetch(source, cache)
     with writing(into) as draft:
         draft.mkdir()
-        if found.is_dir():
+        if found.is_dir() and is_retriever(found):
+            write_own(read_own(found, source), draft)
+            _copy_folder(transformer_of(found), draft, source)
+        elif found.is_dir():
             _copy_folder(found, draft, source)
         elif found.suffix == ".gguf":
             _convert(found, draft, source)
