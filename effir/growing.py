@@ -129,7 +129,9 @@ def read_manifest(folder: Path) -> Manifest:
         found = read_json(folder / MANIFEST, made_by="index")
         return Manifest(Model(**found["model"]), found["factory"], found["segments"])
     except (TypeError, KeyError):
-        raise EffirError(f"{folder / MANIFEST} is not of an index that `effir index build` made") from None
+        raise EffirError(
+            f"{folder / MANIFEST} is not of an index that `effir index build` made: name another folder"
+        ) from None
 
 
 def checked_retriever(model: Model) -> Path:

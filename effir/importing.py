@@ -132,9 +132,14 @@ def _fold(adapter: Path, cut: Path, scratch: Path, into: Path) -> None:
     kept = {f"base_model.model.{key}": tensor for key, tensor in found.items() if _module(key) in there}
     gone = tuple(f"layers.{layer}.{name}" for layer, each in enumerate(model.layers) for name in _lost(each))
     if lost := sorted(key for key in found if _module(key) not in there and not key.startswith(gone)):
-        raise EffirError(f"{adapter / ADAPTER_WEIGHTS} adapts {lost[0]}, which the model under it does not have")
+        raise EffirError(
+            f"{adapter / ADAPTER_WEIGHTS} adapts {lost[0]}, which the model under it does not have: name by --base the "
+            "one that it was trained over"
+        )
     if not kept:
-        raise EffirError(f"{adapter / ADAPTER_WEIGHTS} adapts nothing that is left of the model under it")
+        raise EffirError(
+            f"{adapter / ADAPTER_WEIGHTS} adapts nothing that is left of the model under it: import that without it"
+        )
     scratch.mkdir()
     save_file(kept, scratch / ADAPTER_WEIGHTS)
     write_json(scratch / ADAPTER, {**config, "task_type": None, "base_model_name_or_path": str(cut)})

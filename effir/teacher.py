@@ -66,7 +66,7 @@ class CrossEncoder:
 
     def vectors(self, rows: Tensor) -> Tensor:
         """Refuse: EffirError."""
-        raise EffirError("a cross-encoder has no vectors to learn")
+        raise EffirError("a cross-encoder has no vectors to learn: weigh them by 0")
 
     def scores(self, rows: Tensor) -> Tensor:
         """Return its scores of each query's own documents, NaN elsewhere."""

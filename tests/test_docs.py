@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from docs import messages
 from docs.reference import PAGE, entries, page
 from effir.profiles import use_profiles
 
@@ -21,3 +22,14 @@ def test_every_key_has_its_purpose() -> None:
     said = {f"{section}.{key}": comment for section, key, comment in entries(text)}
     assert said.keys() == keys
     assert all(len(comment) > 10 for comment in said.values())
+
+
+def test_troubleshooting_lists_every_message_of_the_code() -> None:
+    listed = messages.PAGE.read_text(encoding="utf-8").partition(messages.MARK)[2]
+    assert listed.strip() == messages.listing(messages.ROOT).strip(), "run `python -m docs.messages`"
+
+
+def test_every_message_says_how_to_mend_it() -> None:
+    found = [text for path in Path("effir").rglob("*.py") for text in messages.messages(path)]
+    assert len(found) > 200
+    assert [text for text in found if ": " not in text and "; " not in text] == []

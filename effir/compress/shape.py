@@ -128,7 +128,8 @@ def shape_of(folder: Path) -> ModelShape:
     widths, kept = widths or whole, kept or [True] * layers
     if not len(widths) == len(kept) == layers or any(not 0 <= w <= full for w, full in zip(widths, whole, strict=True)):
         raise EffirError(
-            f"{folder / 'config.json'} names MLP widths or attentions that its {layers} layers cannot have"
+            f"{folder / 'config.json'} names MLP widths or attentions that its {layers} layers cannot have: take it "
+            "from a whole checkpoint"
         )
     return ModelShape(family, tuple(widths), tuple(kept), cost, is_cut)
 

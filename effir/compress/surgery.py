@@ -89,9 +89,15 @@ def _check_layer(layer: int, kept: Sequence[int] | None, whole: ModelShape, shap
     if kept is None:
         raise EffirError(f"layer {layer}'s MLP goes from {there} to {wanted} channels: name those that stay")
     if len(kept) != wanted or len(set(kept)) != wanted:
-        raise EffirError(f"layer {layer}'s MLP keeps {wanted} channels, but {len(set(kept))} different ones are named")
+        raise EffirError(
+            f"layer {layer}'s MLP keeps {wanted} channels, but {len(set(kept))} different ones are named: name each "
+            "once"
+        )
     if any(not 0 <= channel < there for channel in kept):
-        raise EffirError(f"layer {layer}'s MLP has channels 0 to {there - 1}, not {min(kept)} to {max(kept)}")
+        raise EffirError(
+            f"layer {layer}'s MLP has channels 0 to {there - 1}, not {min(kept)} to {max(kept)}: name "
+            "those that are there"
+        )
 
 
 def _check_gates(gates: Gates, whole: ModelShape) -> None:
@@ -99,7 +105,8 @@ def _check_gates(gates: Gates, whole: ModelShape) -> None:
         there = whole.mlp_widths[layer] if 0 <= layer < whole.layers else 0
         if gate.shape != (there,):
             raise EffirError(
-                f"layer {layer}'s MLP has {there} channels, but gates of shape {tuple(gate.shape)} are given"
+                f"layer {layer}'s MLP has {there} channels, but gates of shape {tuple(gate.shape)} are given: give "
+                "one a channel"
             )
 
 

@@ -90,7 +90,7 @@ def compare_speed(
     in :func:`one_at_a_time`. EffirError: no rounds, no texts.
     """
     if rounds < 1 or not texts:
-        raise EffirError(f"a timing needs at least 1 round and 1 text, got {rounds} rounds and {len(texts)} texts")
+        raise EffirError(f"{rounds} rounds and {len(texts)} texts are no timing: ask for 1 or more of both")
     for encode in candidates.values():
         _encode(encode, texts[:warm_up])
     seconds = take_turns({name: partial(_encode, encode, texts) for name, encode in candidates.items()}, rounds)

@@ -83,7 +83,7 @@ def test_one_at_a_time_hands_over_single_texts() -> None:
 
 @pytest.mark.parametrize(("texts", "rounds"), [([], 3), (["x"], 0)])
 def test_a_timing_of_nothing_is_refused(texts: list[str], rounds: int) -> None:
-    with pytest.raises(EffirError, match="at least 1 round and 1 text"):
+    with pytest.raises(EffirError, match="are no timing: ask for 1 or more of both"):
         compare_speed({"A": noting("A", [])}, texts, rounds=rounds)
 
 
