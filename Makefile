@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 FAISS ?= cpu
 PORT ?= 5000
+# For tests/test_elsewhere.py, without what it asks for: its huggingface_hub < 2 is none that transformers 5 runs with.
+LANGCHAIN := langchain-huggingface==1.2.3
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -46,5 +48,6 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "effir needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[$(FAISS),serve,dev]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --no-deps $(LANGCHAIN)
 	$(VENV)/bin/python -m effir.plots_page
 	touch $(READY)

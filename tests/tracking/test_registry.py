@@ -1,13 +1,17 @@
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 from effir.errors import EffirError
 from effir.tracking import open_store, registry
@@ -226,6 +230,38 @@ numpy.save("vectors.npy", vectors, allow_pickle=False)
     subprocess.run([sys.executable, "-c", code], cwd=root, env=dict(os.environ), check=True, timeout=60)
     expected = SentenceTransformer(str(retriever), trust_remote_code=True).encode(["Smooth a noisy signal."])
     np.testing.assert_array_equal(np.load(root / "vectors.npy", allow_pickle=False), expected)
+
+
+def test_mlflow_models_serve_answers(version: int, root: Path, retriever: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@challenger"]
+    command += ["--env-manager", "local", "--port", str(port)]
+    with subprocess.Popen(command, cwd=root, env=dict(os.environ), start_new_session=True) as process:
+        try:
+            wait_for(lambda: requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok, process)
+            asked = {"inputs": TEXTS, "params": {"prompt_name": "query"}}
+            answer = requests.post(f"http://127.0.0.1:{port}/invocations", json=asked, timeout=60)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert answer.status_code == 200, answer.text
+    expected = SentenceTransformer(str(retriever), trust_remote_code=True).encode(TEXTS, prompt_name="query")
+    np.testing.assert_allclose(answer.json()["predictions"], expected, atol=1e-6)
+
+
+def wait_for(is_there: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers, for two minutes at most, and no longer than its process lives."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if is_there():
+                return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    raise AssertionError(f"no answer; the server ended with {process.poll()}")
 
 
 def test_a_missing_folder_names_the_stage_that_makes_it(root: Path, run: str) -> None:
