@@ -10,7 +10,9 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test check bench format ui clean
+.PHONY: setup repro test check bench format ui clean
+
+setup: $(READY)
 
 repro: $(READY)
 	dvc repro

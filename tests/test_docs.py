@@ -1,7 +1,9 @@
 """The pages that are made from the code say what the code says."""
 
+import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from docs import messages
@@ -33,3 +35,15 @@ def test_every_message_says_how_to_mend_it() -> None:
     found = [text for path in Path("effir").rglob("*.py") for text in messages.messages(path)]
     assert len(found) > 200
     assert [text for text in found if ": " not in text and "; " not in text] == []
+
+
+def test_every_stage_is_told_of_in_the_order_in_which_they_run() -> None:
+    page = Path("docs/stages.md").read_text(encoding="utf-8")
+    told = [name for line in re.findall(r"(?m)^## (.+)$", page) for name in line.split(", ")]
+    assert told == list(yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"])
+
+
+@pytest.mark.parametrize("page", [Path("README.md"), *sorted(Path("docs").rglob("*.md"))], ids=str)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert re.match(r"https?://", target) or (page.parent / target).exists(), f"{page}: {target}"

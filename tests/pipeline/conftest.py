@@ -106,11 +106,11 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A clone in which no stage has run."""
     home = tmp_path_factory.mktemp("pipeline")
     project = Project(home / "clone", _environment(home))
-    _copy_tree(project.root)
-    _write_model(home / "llama")
+    copy_tree(project.root)
+    write_model(home / "llama")
     texts = _docstrings()
-    _write_texts(home / "tiny", texts[:120], train=40)
-    _write_texts(home / "other", texts[120:240], train=0)
+    write_texts(home / "tiny", texts[:120], train=40)
+    write_texts(home / "other", texts[120:240], train=0)
     _write_params(project.root, home)
     project.git("init", "--quiet", "--initial-branch=main")
     _commit(project, "a fresh clone")
@@ -152,7 +152,7 @@ def _environment(home: Path) -> dict[str, str]:
     }
 
 
-def _copy_tree(into: Path) -> None:
+def copy_tree(into: Path) -> None:
     """Copy what git tracks or would track, as it is in the working tree."""
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     try:
@@ -181,7 +181,7 @@ def _write_params(root: Path, home: Path) -> None:
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
-def _write_model(into: Path) -> None:
+def write_model(into: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaModel
 
@@ -225,7 +225,7 @@ def _docstrings() -> list[Document]:
     return list(islice(found.values(), 240))
 
 
-def _write_texts(folder: Path, documents: Sequence[Document], train: int) -> None:
+def write_texts(folder: Path, documents: Sequence[Document], train: int) -> None:
     """A collection: the first line of a docstring asks for the rest; ``train`` queries, and 20 to test."""
     asked = {f"q{i}": document for i, document in enumerate(documents[: train + 20])}
     queries = {query: document.text.splitlines()[0] for query, document in asked.items()}
