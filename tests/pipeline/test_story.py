@@ -1,4 +1,4 @@
-"""The daily work as one story (docs/experiments.md): on sqlite, then against a tracking server."""
+"""The daily work as one story (docs/experiments.md), against a tracking server."""
 
 import json
 import sys
@@ -34,11 +34,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
     started.kill()
 
 
-@pytest.fixture(params=["sqlite", "server"])
-def story(request: pytest.FixtureRequest, project: Project) -> Iterator[Project]:
+@pytest.fixture
+def story(server: Server, project: Project) -> Iterator[Project]:
     """The project after `dvc repro`, with a store of its own."""
-    uri = "sqlite:///story.db" if request.param == "sqlite" else request.getfixturevalue("server").uri
-    yield replace(project, env={**project.env, "MLFLOW_TRACKING_URI": uri})
+    yield replace(project, env={**project.env, "MLFLOW_TRACKING_URI": server.uri})
     project.run(sys.executable, "-m", "dvc", "exp", "remove", "thin", "whole")
 
 
