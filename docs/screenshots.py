@@ -1,8 +1,10 @@
-"""Retake the pictures of MLflow's UI in docs/, from this checkout's store: ``python docs/screenshots.py``.
+"""Retake the pictures in docs/: MLflow's UI on this checkout's store, and the page of ``effir serve``.
 
-It starts what ``make ui`` starts and drives headless Chromium (Debian's ``chromium`` and ``chromium-driver``).
+``python docs/screenshots.py mlflow`` starts what ``make ui`` starts, ``search`` indexes the default collection with the
+default retriever and serves it. Both drive headless Chromium (Debian's ``chromium`` and ``chromium-driver``).
 """
 
+import json
 import os
 import shutil
 import signal
@@ -14,7 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlencode
 
+import click
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
@@ -26,6 +30,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 Found = TypeVar("Found")
 
 CHECKOUT = Path(__file__).parents[1]
+DOCS = CHECKOUT / "docs"
 PROGRAMS = ("chromium", "chromedriver")
 FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
@@ -172,20 +177,58 @@ def _notice(browser: WebDriver) -> WebElement | None:
     return found[0] if found else None
 
 
+@contextmanager
+def served(index: Path) -> Iterator[str]:
+    """Serve the default collection, indexed by the default retriever as ``index`` where it is not yet; the address."""
+    effir = [sys.executable, "-m", "effir.cli"]
+    if not index.exists():
+        build = ["index", "build", "data/eval/apidocs", str(index), "--model", "models/retriever"]
+        subprocess.run([*effir, *build], cwd=CHECKOUT, check=True)
+    command = [*effir, "serve", str(index), "--port", "0", "--json"]
+    with subprocess.Popen(command, cwd=CHECKOUT, text=True, stdout=subprocess.PIPE) as server:
+        try:
+            yield json.loads(server.stdout.readline())["address"] if server.stdout else ""
+        finally:
+            server.kill()
+
+
+def ask(browser: WebDriver, address: str, question: str) -> None:
+    """Ask the page of ``effir serve``, twice: the first answer waits for the model to warm up."""
+    for _ in range(2):
+        visit(browser, f"{address}/?{urlencode({'q': question})}")
+        shows(browser, "found in")
+
+
+@click.group()
 def main() -> None:
-    """Write docs/mlflow-runs.png, docs/mlflow-comparison.png and docs/mlflow-model.png, of the model named or ours."""
+    """Retake the pictures in docs/."""
     if missing := missing_programs():
-        sys.exit(f"Error: {' and '.join(missing)} are missing: install Debian's chromium and chromium-driver")
-    docs = CHECKOUT / "docs"
+        raise click.ClickException(f"no {' and no '.join(missing)}: install Debian's chromium and chromium-driver")
+
+
+@main.command()
+@click.argument("model", default="effir-retriever")
+def mlflow(model: str) -> None:
+    """Write docs/mlflow-runs.png, docs/mlflow-comparison.png and docs/mlflow-model.png, of MODEL."""
     with mlflow_ui(CHECKOUT) as best_first, browsing() as browser:
         open_runs(browser, best_first)
         dismiss_notice(browser)
-        browser.save_screenshot(str(docs / "mlflow-runs.png"))
+        browser.save_screenshot(str(DOCS / "mlflow-runs.png"))
         open_charts(browser, best_first)
         dismiss_notice(browser)
-        browser.save_screenshot(str(docs / "mlflow-comparison.png"))
-        open_model(browser, best_first, sys.argv[1] if len(sys.argv) > 1 else "effir-retriever")
-        browser.save_screenshot(str(docs / "mlflow-model.png"))
+        browser.save_screenshot(str(DOCS / "mlflow-comparison.png"))
+        open_model(browser, best_first, model)
+        browser.save_screenshot(str(DOCS / "mlflow-model.png"))
+
+
+@main.command()
+@click.argument("question", default="apply a median filter")
+@click.option("--index", type=click.Path(path_type=Path), default=CHECKOUT / ".effir/pictures/index")
+def search(question: str, index: Path) -> None:
+    """Write docs/search-page.png: what the default retriever finds when asked QUESTION."""
+    with served(index) as address, browsing() as browser:
+        ask(browser, address, question)
+        browser.save_screenshot(str(DOCS / "search-page.png"))
 
 
 if __name__ == "__main__":
