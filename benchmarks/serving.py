@@ -86,13 +86,16 @@ def measure(address: str, queries: Sequence[str], count: int, seconds: float, th
 @click.option("--seconds", default=60.0, show_default=True)
 @click.option("--think", "thinks", multiple=True, type=float, default=(1.0, 0.0), show_default=True)
 @click.option("--precision", "precisions", multiple=True, default=("auto",), show_default=True)
-def main(clients: int, seconds: float, thinks: Sequence[float], precisions: Sequence[str]) -> None:
-    """Serve the apidocs set by the default retriever, and ask its test queries."""
+@click.option("--retriever", type=click.Path(path_type=Path), default=RETRIEVER, show_default=True)
+def main(clients: int, seconds: float, thinks: Sequence[float], precisions: Sequence[str], retriever: Path) -> None:
+    """Serve the apidocs set by the default retriever, and ask its test queries.
+
+    int8 wants a graph in the retriever's folder: `effir export` writes it.
+    """
     collection = require(EVAL / "apidocs", made_by="download_eval@apidocs")
     found = open_collection(collection)
     queries = list(found.queries(found.evaluation_split()).values())
-    retriever = require(RETRIEVER, made_by="export").resolve()
-    rows = []
+    retriever, rows = require(retriever, made_by="export").resolve(), []
     for precision in precisions:
         index = indexed(retriever, collection, "openvino" if precision == "int8" else "torch", precision)
         command = [sys.executable, "-m", "effir.cli", "serve", str(index), "--port", "0", "--json"]
