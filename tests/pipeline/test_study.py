@@ -12,6 +12,10 @@ pytestmark = pytest.mark.pipeline
 STUDY = """
 question: What does a tuned model bear to lose?
 settings:
+  model.base: .effir/teacher
+  retriever.pooling: base
+  retriever.query_prompt: null
+  retriever.document_prompt: null
   tune.steps: 4
   restore.steps: 0
   prune.width: 1.0
@@ -27,7 +31,7 @@ runs:
 
 
 def test_a_study_runs_from_a_tuned_taught_model_and_is_reported(project: Project) -> None:
-    # The model that the pipeline has just made teaches the next one.
+    # The model that the pipeline has just made, a cut retriever, is what is cut again, and its teacher.
     project.succeed("cp", "-rL", "models/retriever", ".effir/teacher")
     (project.root / "studies/tiny.yaml").write_text(STUDY, encoding="utf-8")
     said = project.succeed(sys.executable, "-m", "effir.cli", "study", "studies/tiny.yaml")
