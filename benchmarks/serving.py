@@ -1,11 +1,8 @@
 """`effir serve` under load: one client, then many at once, who think between their questions or do not."""
 
 import itertools
-import json
 import random
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +12,7 @@ from typing import Any
 import click
 import requests
 
+from benchmarks.processes import serving
 from benchmarks.table import save
 from effir.data.beir import open_collection
 from effir.files import require, state_dir
@@ -86,28 +84,29 @@ def measure(address: str, queries: Sequence[str], count: int, seconds: float, th
 @click.option("--seconds", default=60.0, show_default=True)
 @click.option("--think", "thinks", multiple=True, type=float, default=(1.0, 0.0), show_default=True)
 @click.option("--precision", "precisions", multiple=True, default=("auto",), show_default=True)
-@click.option("--retriever", type=click.Path(path_type=Path), default=RETRIEVER, show_default=True)
+@click.option(
+    "--retriever",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=RETRIEVER,
+    show_default=True,
+    help="Its folder; int8 wants a graph in it, which `effir export` writes.",
+)
 def main(clients: int, seconds: float, thinks: Sequence[float], precisions: Sequence[str], retriever: Path) -> None:
-    """Serve the apidocs set by the default retriever, and ask its test queries.
-
-    int8 wants a graph in the retriever's folder: `effir export` writes it.
-    """
+    """Serve the apidocs set by a retriever, and ask its test queries."""
     collection = require(EVAL / "apidocs", made_by="download_eval@apidocs")
     found = open_collection(collection)
     queries = list(found.queries(found.evaluation_split()).values())
-    retriever, rows = require(retriever, made_by="export").resolve(), []
+    retriever = retriever.resolve()
+    rows = []
     for precision in precisions:
         index = indexed(retriever, collection, "openvino" if precision == "int8" else "torch", precision)
-        command = [sys.executable, "-m", "effir.cli", "serve", str(index), "--port", "0", "--json"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            address = json.loads(process.stdout.readline())["address"]
+        with serving(index) as served:
+            address = served.address
             measure(address, queries, 1, 5, 0)  # warm
             alone = measure(address, queries, 1, 15, 0)
             for row in (alone, *(measure(address, queries, clients, seconds, think) for think in thinks)):
                 rows.append({"precision": precision, **row, "over_alone": row["p50_ms"] / alone["p50_ms"]})
                 click.echo(str(rows[-1]))
-            process.terminate()
     columns: dict[str, Callable[[Any], str]] = {
         "precision": lambda row: row["precision"],
         "clients": lambda row: str(row["clients"]),

@@ -4,7 +4,6 @@
 default retriever and serves it. Both drive headless Chromium (Debian's ``chromium`` and ``chromium-driver``).
 """
 
-import json
 import os
 import shutil
 import signal
@@ -26,6 +25,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+
+from benchmarks.processes import serving
+from effir.growing import MANIFEST
 
 Found = TypeVar("Found")
 
@@ -180,16 +182,11 @@ def _notice(browser: WebDriver) -> WebElement | None:
 @contextmanager
 def served(index: Path) -> Iterator[str]:
     """Serve the default collection, indexed by the default retriever as ``index`` where it is not yet; the address."""
-    effir = [sys.executable, "-m", "effir.cli"]
-    if not index.exists():
+    if not (index / MANIFEST).exists():  # a build that was killed goes on
         build = ["index", "build", "data/eval/apidocs", str(index), "--model", "models/retriever"]
-        subprocess.run([*effir, *build], cwd=CHECKOUT, check=True)
-    command = [*effir, "serve", str(index), "--port", "0", "--json"]
-    with subprocess.Popen(command, cwd=CHECKOUT, text=True, stdout=subprocess.PIPE) as server:
-        try:
-            yield json.loads(server.stdout.readline())["address"] if server.stdout else ""
-        finally:
-            server.kill()
+        subprocess.run([sys.executable, "-m", "effir.cli", *build], cwd=CHECKOUT, check=True)
+    with serving(index) as found:
+        yield found.address
 
 
 def ask(browser: WebDriver, address: str, question: str) -> None:

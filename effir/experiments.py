@@ -106,7 +106,8 @@ class _Tree:
         try:
             value = yaml.load(self.text(path) or "{}", _LOADER)
         except yaml.YAMLError as error:
-            raise EffirError(f"{path} of {self.name} is not YAML: {' '.join(str(error).split())}") from None
+            said = " ".join(str(error).split())
+            raise EffirError(f"{path} of {self.name} is not YAML ({said}): name another revision") from None
         return value if isinstance(value, dict) else {}
 
 

@@ -220,7 +220,7 @@ def load_params(path: Path = PARAMS) -> Params:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise EffirError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise EffirError(f"{path} is not YAML ({' '.join(str(error).split())}): mend it") from None
     if values is None:  # what DVC leaves of it that is killed while it writes the settings of an experiment
         raise EffirError(f"{path} is empty: restore it by `git checkout {path}`")
     return check_params(values)
@@ -241,7 +241,7 @@ def check_params(values: Any) -> Params:
     if 0 < params.finetune.examples < batch:
         raise EffirError(
             f"finetune.examples must be 0 or at least the batch_size of finetune and tune ({batch}), "
-            f"got {params.finetune.examples}: they cannot fill a batch"
+            f"got {params.finetune.examples}, which cannot fill a batch: raise it"
         )
     if params.finetune.miner == "teacher" and not params.finetune.teacher:
         raise EffirError("finetune.miner is teacher, but finetune.teacher names none: name one, or mine by bm25")

@@ -92,7 +92,7 @@ def _config(model: str) -> Path:
     if path.exists():
         found = path / "config.json" if path.is_dir() else path
         if not found.is_file():
-            raise EffirError(f"{path} is no Hugging Face checkpoint: it has no config.json")
+            raise EffirError(f"{path} is no Hugging Face checkpoint, it has no config.json: name another folder")
         return found
     name = model if model.startswith("hub:") else f"hub:{model}"
     try:

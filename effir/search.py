@@ -105,7 +105,7 @@ def _fill(index: Any, factory: str, shards: Sequence[Shard], work: Path) -> None
         for shard in tqdm(shards, desc="index", unit=" shards", disable=None):
             index.add(np.load(shard.vectors(work), allow_pickle=False))
     except RuntimeError as error:
-        raise EffirError(f"index.factory {factory!r} cannot be built: {_reason(error)}") from None
+        raise EffirError(f"index.factory {factory!r} cannot be built ({_reason(error)}); {_EXAMPLES}") from None
 
 
 def _train(index: Any, vectors: Vectors) -> None:

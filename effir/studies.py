@@ -43,14 +43,14 @@ def read_study(path: Path) -> Study:
     try:
         plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise EffirError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise EffirError(f"{path} is not YAML ({' '.join(str(error).split())}): mend it") from None
     if not isinstance(plan, dict) or not isinstance(plan.get("runs"), dict) or not plan["runs"]:
         raise EffirError(f"{path} lists no runs: write `runs:` with a name and the keys it sets a line")
     if unknown := sorted(plan.keys() - KEYS):
         raise EffirError(f"{path} has the key {unknown[0]!r}: a study has {', '.join(sorted(KEYS))}")
     runs = {name: {**(plan.get("settings") or {}), **(own or {})} for name, own in plan["runs"].items()}
     if (rival := plan.get("rival")) not in (None, *runs):
-        raise EffirError(f"{path} has the rival {rival!r}, which is none of its runs: {', '.join(runs)}")
+        raise EffirError(f"{path} has the rival {rival!r}, which is none of its runs: name one of {', '.join(runs)}")
     return Study(path.stem, str(plan.get("question", "")), runs, rival)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import (
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from effir.data.columns import by_part
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.frozen import frozen_products
@@ -110,18 +111,12 @@ def fit(
     (``checkpoints_for``). Returns the loss curve, the part before a kill included. Every batch is of one part of a
     mixture, parts in proportion to their examples: documents of another kind are no negatives to learn from.
     """
-    parts = by_part(examples)
-    for name, rows in parts.items():
-        if len(rows) < schedule.batch_size:
-            raise EffirError(
-                f"{len(rows)} training examples{' of ' + name if name else ''} cannot fill a batch of "
-                f"{schedule.batch_size}: lower batch_size"
-            )
+    parts = by_part(examples, schedule.batch_size)
     with _prepared(model, schedule.max_tokens), frozen_products(model, arithmetic(schedule.precision)):
         trainer = HealingTrainer(
             model=model,
             args=_arguments(model, schedule, checkpoints),
-            train_dataset=parts.popitem()[1] if len(parts) == 1 else DatasetDict(parts),
+            train_dataset=DatasetDict(parts) if len(parts) > 1 else parts.popitem()[1],
             loss=loss,
             callbacks=[_Logging(log)],
         )
@@ -129,26 +124,6 @@ def fit(
         trainer.train(resume_from_checkpoint=resume)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
-
-
-def by_part(examples: Sequence[Example]) -> dict[str, Dataset]:
-    """Return the examples of each part of a mixture, as :func:`as_columns` does; without one, of the part ``""``."""
-    whole = as_columns(examples)
-    rows: dict[str, list[int]] = {}
-    for row, example in enumerate(examples):
-        rows.setdefault(example.part, []).append(row)
-    return {name: whole.select(chosen) for name, chosen in rows.items()} if len(rows) > 1 else {"": whole}
-
-
-def as_columns(examples: Sequence[Example]) -> Dataset:
-    """Examples as a table with the columns query, positive, negative_1, negative_2, ..., and label: their row."""
-    columns: dict[str, list[Any]] = {
-        "query": [e.query for e in examples],
-        "positive": [e.positive for e in examples],
-    }
-    for i in range(len(examples[0].negatives)):
-        columns[f"negative_{i + 1}"] = [e.negatives[i] for e in examples]
-    return Dataset.from_dict(columns | {"label": list(range(len(examples)))})
 
 
 def add_adapters(model: SentenceTransformer, adapters: Adapters, seed: int) -> None:

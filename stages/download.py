@@ -3,7 +3,6 @@
 import click
 
 from effir.data.base_model import install_base_model
-from effir.data.base_retriever import OWN, own_of
 from effir.data.calibration import install_calibration
 from effir.data.catalog import install_evaluation, install_training
 from effir.files import state_dir
@@ -17,12 +16,6 @@ def main() -> None:
     with running("download") as stage:
         data, cache = stage.params.data, state_dir("downloads")
         install_base_model(stage.params.model.base, BASE, cache)
-        if (BASE / OWN).exists():
-            click.echo(
-                f"the base model is a retriever that pools by {own_of(BASE).pooling}: retriever.pooling=base, and null "
-                "for both prompts, take over its own",
-                err=True,
-            )
         train = install_training(
             data.train,
             TRAIN,

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from effir.compress.scoring import Scoring
-from effir.data.base_retriever import own_of
+from effir.data.base_retriever import habits_of
 from effir.errors import EffirError
 from effir.files import require
 from effir.params import Params
@@ -21,13 +21,13 @@ def retriever_settings(params: Params) -> dict[str, Any]:
         "document_prompt": retriever.document_prompt,
     }
     if None in said.values():
-        own = asdict(own_of(require(BASE, made_by="download")))
-        said |= {name: own[name] for name, value in said.items() if value is None}
-    if said["query_prompt"] is None:
-        raise EffirError(
-            "the base model has several prompts and none is named `query`: set retriever.query_prompt to one of those "
-            "in its config_sentence_transformers.json"
-        )
+        habits = habits_of(require(BASE, made_by="download"))
+        said |= {name: asdict(habits)[name] for name, value in said.items() if value is None}
+        if said["query_prompt"] is None:
+            raise EffirError(
+                f"none of the base model's prompts ({', '.join(habits.prompts)}) is named query: set "
+                "retriever.query_prompt to the text of one"
+            )
     return {**said, "max_tokens": retriever.max_tokens, "eos": retriever.pooling != "base"}
 
 

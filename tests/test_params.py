@@ -128,7 +128,7 @@ def test_a_file_that_is_missing_or_no_mapping_is_one_sentence(tmp_path: Path) ->
     with pytest.raises(EffirError, match=r"params\.yaml is missing: run this in the project's root, or restore it"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "broken.yaml").write_text("prune: [1,")
-    with pytest.raises(EffirError, match=r"broken\.yaml is not YAML: [^\n]+$"):
+    with pytest.raises(EffirError, match=r"broken\.yaml is not YAML \([^\n]+\): mend it$"):
         load_params(tmp_path / "broken.yaml")
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(EffirError, match=r"empty\.yaml is empty: restore it by `git checkout"):

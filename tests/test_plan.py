@@ -93,7 +93,7 @@ def test_what_cannot_be_planned_is_one_sentence(
         ),
         ([str(broken)], f"{broken} is not JSON"),
         ([str(foreign)], f"{foreign} is a gpt2 model, which effir cannot cut"),
-        ([str(empty)], f"{empty} is no Hugging Face checkpoint: it has no config.json"),
+        ([str(empty)], f"{empty} is no Hugging Face checkpoint, it has no config.json: name another folder"),
         (["no such thing"], "no such thing is neither a path nor a hub id"),
         (["nobody/nothing"], "the config.json of nobody/nothing could not be fetched"),
     ]:

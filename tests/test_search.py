@@ -174,7 +174,7 @@ def test_an_unknown_factory_is_refused_before_anything_is_encoded() -> None:
 
 
 def test_fewer_vectors_than_clusters_says_how_many_are_needed(tmp_path: Path) -> None:
-    with pytest.raises(EffirError, match=r"'IVF64,Flat' cannot be built: it needs at least 64 vectors .* got 20"):
+    with pytest.raises(EffirError, match=r"'IVF64,Flat' cannot be built \(it needs at least 64 vectors .* got 20"):
         build(tmp_path, count=20, factory="IVF64,Flat")
 
 

@@ -1,12 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from effir.data.base_retriever import Own, write_own
+from effir.data.base_retriever import Habits, write_habits
 from effir.errors import EffirError
 from effir.params import Params, load_params
 from stages.settings import retriever_settings
 
+HABITS = Habits("last", "ask: ", "text: ", ("document", "query"))
 OWN = {"pooling": "base", "query_prompt": None, "document_prompt": None}
 
 
@@ -27,12 +29,12 @@ def test_what_params_say_is_used_whatever_the_base_is(base: Path) -> None:
     expected = {"pooling": "mean", "query_prompt": "", "document_prompt": "d: ", "max_tokens": 32, "eos": True}
     said = params(pooling="mean", query_prompt="", document_prompt="d: ", max_tokens=32)
     assert retriever_settings(said) == expected
-    write_own(Own("last", "ask: ", "text: "), base)
+    write_habits(HABITS, base)
     assert retriever_settings(said) == expected
 
 
 def test_what_params_leave_to_the_base_is_its_own(base: Path) -> None:
-    write_own(Own("last", "ask: ", "text: "), base)
+    write_habits(HABITS, base)
     found = retriever_settings(params(**OWN))
     assert (found["pooling"], found["query_prompt"], found["document_prompt"], found["eos"]) == (
         "last",
@@ -46,7 +48,9 @@ def test_what_params_leave_to_the_base_is_its_own(base: Path) -> None:
 def test_a_base_with_several_prompts_or_none_of_its_own_is_one_sentence(base: Path) -> None:
     with pytest.raises(EffirError, match=r"model\.base is a bare language model: set retriever\.pooling"):
         retriever_settings(params(**OWN))
-    write_own(Own("last", None, ""), base)
-    with pytest.raises(EffirError, match=r"several prompts and none is named `query`: set retriever\.query_prompt"):
+    write_habits(replace(HABITS, query_prompt=None, prompts=("sts", "web")), base)
+    with pytest.raises(
+        EffirError, match=r"none of the base model's prompts \(sts, web\) is named query: set retriever\.query_prompt"
+    ):
         retriever_settings(params(**OWN))
     assert retriever_settings(params(**OWN | {"query_prompt": "q: "}))["query_prompt"] == "q: "

@@ -140,7 +140,7 @@ def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
     [
         ("runs: {}", "lists no runs"),
         ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, settings"),
-        ("runs: {a: {}}\nrival: b", "has the rival 'b', which is none of its runs: a"),
+        ("runs: {a: {}}\nrival: b", "has the rival 'b', which is none of its runs: name one of a"),
         ("runs: [", "is not YAML"),
     ],
 )

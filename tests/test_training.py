@@ -24,7 +24,6 @@ from effir.training import (
     Adapters,
     Schedule,
     add_adapters,
-    as_columns,
     fit,
     heal,
     merge_adapters,
@@ -242,13 +241,6 @@ def test_a_batch_is_of_one_part_of_a_mixture_and_all_are_read_once_before_any_tw
     assert sorted(row for batch in loss.batches for row in batch) == list(range(24))
 
 
-def test_a_part_too_small_for_a_batch_is_one_sentence(
-    retriever: Callable[[], SentenceTransformer], tmp_path: Path
-) -> None:
-    with pytest.raises(EffirError, match=r"^8 training examples of few cannot fill a batch of 9: lower batch_size$"):
-        healed(retriever(), tmp_path / "work", batch_size=9, examples=MIXED)
-
-
 def test_a_checkpoint_of_other_weights_is_refused(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         healed(retriever(), tmp_path / "work", dies_at(5))
@@ -285,19 +277,6 @@ def test_too_few_examples_are_one_sentence(retriever: Callable[[], SentenceTrans
     model = retriever()
     with pytest.raises(EffirError, match=r"^3 training examples cannot fill a batch of 4: lower batch_size$"):
         fit(model, EXAMPLES[:3], ranking_loss(model, 0.1), SCHEDULE, tmp_path / "work", lambda step, row: None)
-
-
-def test_examples_become_columns_in_the_order_that_the_loss_reads() -> None:
-    table = as_columns(EXAMPLES[:2])
-    assert table.column_names == ["query", "positive", "negative_1", "negative_2", "label"]
-    assert table[1] == {
-        "query": "what is number 1?",
-        "positive": "the number 1 is 1 squared",
-        "negative_1": "letter 1",
-        "negative_2": "1 words",
-        "label": 1,  # its row, by which a teacher knows it
-    }
-    assert as_columns([replace(EXAMPLES[0], negatives=())]).column_names == ["query", "positive", "label"]
 
 
 def test_checkpoints_are_of_one_stage_its_settings_and_its_inputs(

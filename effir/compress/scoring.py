@@ -69,6 +69,7 @@ def _columns(
     order = random.Random(schedule.seed).sample(
         range(len(pairs)), min(len(pairs), schedule.steps * schedule.batch_size)
     )
+    order.sort(key=lambda row: pairs[row].part)  # a batch is of one part of a mixture, but for those between two parts
     length, model.max_seq_length = model.max_seq_length, schedule.max_tokens
     try:
         for start in tqdm(range(0, len(order), schedule.batch_size), desc="score", unit=" batches", disable=None):

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from effir.data.base_retriever import is_retriever, read_own, transformer_of, write_own
+from effir.data.base_retriever import is_retriever, read_habits, transformer_of, write_habits
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import writing
@@ -27,7 +27,7 @@ def install_base_model(source: str, into: Path, cache: Path) -> None:
     with writing(into) as draft:
         draft.mkdir()
         if found.is_dir() and is_retriever(found):
-            write_own(read_own(found, source), draft)
+            write_habits(read_habits(found, source), draft)
             _copy_folder(transformer_of(found), draft, source)
         elif found.is_dir():
             _copy_folder(found, draft, source)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from effir.errors import EffirError
 from effir.files import read_json, write_json
 
-OWN = "retriever.json"
+HABITS = "retriever.json"
 MODES: Mapping[str, Literal["last", "mean"]] = {"lasttoken": "last", "mean": "mean"}
 # Before sentence-transformers 5.4 a pooling was a truth value a mode.
 OLD_MODES = {
@@ -19,17 +19,21 @@ OLD_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-CARRIED = ("Transformer", "Pooling", "Normalize")
+CARRIED = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 PASSAGES = ("document", "passage", "corpus")  # sentence-transformers' names for the prompt of a document
 
 
 @dataclass(frozen=True)
-class Own:
-    """How a model that is a retriever already makes a vector; a prompt is None where the model has several."""
+class Habits:
+    """How a model that is a retriever makes a vector.
+
+    ``query_prompt`` is None where it has prompts, ``prompts`` by name, and none is for queries.
+    """
 
     pooling: Literal["last", "mean"]
     query_prompt: str | None
     document_prompt: str
+    prompts: tuple[str, ...]
 
 
 def is_retriever(folder: Path) -> bool:
@@ -39,26 +43,25 @@ def is_retriever(folder: Path) -> bool:
 
 def transformer_of(folder: Path) -> Path:
     """Return the folder of the language model inside a sentence-transformers model: itself, or one inside."""
-    first = read_json(folder / "modules.json", made_by="download")[0]
-    return folder / str(first.get("path", ""))
+    return folder / str(_modules(folder)[0].get("path", ""))
 
 
-def read_own(folder: Path, source: str) -> Own:
+def read_habits(folder: Path, source: str) -> Habits:
     """Read what a sentence-transformers folder says of itself, without opening the model.
 
     EffirError where that is more than effir can carry: other modules than a transformer, a pooling and a norm, another
-    pooling than of the last token or the mean, or a mean that leaves the prompt out.
+    pooling than of the last token or the mean, a mean that leaves the prompt out, attention that looks ahead, or texts
+    in a chat template.
     """
-    modules = read_json(folder / "modules.json", made_by="download")
-    for module in modules:
-        if (kind := str(module.get("type", "")).rpartition(".")[2]) not in CARRIED:
-            raise EffirError(
-                f"{source} has a module {kind}, which effir cannot cut around: name the language model inside it"
-            )
-    pooling = next((folder / str(m["path"]) for m in modules if str(m["type"]).endswith("Pooling")), None)
-    if pooling is None:
-        raise EffirError(f"{source} has no pooling in modules.json: name the language model inside it")
-    said = read_json(pooling / "config.json", made_by="download")
+    modules = _modules(folder)
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    if kinds not in CARRIED:
+        raise EffirError(
+            f"{source} is {', '.join(kinds)}: effir cuts a Transformer with a Pooling, and a Normalize if need be; "
+            "name the language model inside it"
+        )
+    _check_decoder(transformer_of(folder), source)
+    said = _read(folder / str(modules[1]["path"]) / "config.json", source)
     mode = _mode(said)
     if mode not in MODES or not said.get("include_prompt", True):
         how = mode if mode not in MODES else f"{mode} without the prompt"
@@ -68,7 +71,41 @@ def read_own(folder: Path, source: str) -> Own:
     prompts = _prompts(folder)
     document = next((prompts[name] for name in PASSAGES if name in prompts), "")
     others = prompts.keys() - {"query", *PASSAGES}
-    return Own(MODES[mode], prompts.get("query", None if others else ""), document)
+    return Habits(MODES[mode], prompts.get("query", None if others else ""), document, tuple(sorted(prompts)))
+
+
+def write_habits(habits: Habits, folder: Path) -> None:
+    """Keep them beside the weights of the base model."""
+    write_json(folder / HABITS, asdict(habits))
+
+
+def habits_of(base: Path) -> Habits:
+    """Read what :func:`write_habits` kept; EffirError where the base model is a bare language model."""
+    if not (base / HABITS).is_file():
+        raise EffirError(
+            "params.yaml asks for the base model's own pooling or prompt, but model.base is a bare language model: "
+            "set retriever.pooling to last or mean, and both prompts to a text"
+        )
+    said = read_json(base / HABITS, made_by="download")
+    return Habits(**{**said, "prompts": tuple(said["prompts"])})
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = read_json(folder / "modules.json", made_by="download")
+    return found
+
+
+def _check_decoder(folder: Path, source: str) -> None:
+    """Refuse what would be another function in effir's hands: attention that looks ahead, texts in a chat template."""
+    config = _read(folder / "config.json", source)
+    foreign = "auto_map" in config and not str(config.get("model_type")).startswith("effir_")
+    if foreign or config.get("is_causal") is False or config.get("use_bidirectional_attention"):
+        raise EffirError(f"{source} brings code of its own, or attends ahead: effir cuts plain causal decoders alone")
+    reading = folder / "sentence_bert_config.json"
+    if reading.is_file() and "message" in (_read(reading, source).get("modality_config") or {}):
+        raise EffirError(
+            f"{source} wraps texts in a chat template, which effir does not: name the language model inside it"
+        )
 
 
 def _mode(said: Mapping[str, Any]) -> str:
@@ -89,16 +126,8 @@ def _prompts(folder: Path) -> dict[str, str]:
     return prompts
 
 
-def write_own(own: Own, folder: Path) -> None:
-    """Keep it beside the weights of the base model."""
-    write_json(folder / OWN, asdict(own))
-
-
-def own_of(base: Path) -> Own:
-    """Read what :func:`write_own` kept; EffirError where the base model is a bare language model."""
-    if not (base / OWN).is_file():
-        raise EffirError(
-            "params.yaml asks for the base model's own pooling or prompt, but model.base is a bare language model: "
-            "set retriever.pooling to last or mean, and both prompts to a text"
-        )
-    return Own(**read_json(base / OWN, made_by="download"))
+def _read(path: Path, source: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise EffirError(f"{source} lacks {path.parent.name}/{path.name}: fetch the folder again")
+    found: dict[str, Any] = read_json(path, made_by="download")
+    return found

@@ -139,7 +139,10 @@ def write_collection(
         raise EffirError(f"{folder} would have no judgements: give it at least one split")
     for split, judged in judgements.items():
         for missing in judged.keys() - queries.keys():
-            raise EffirError(f"{folder}: split {split!r} judges query {missing!r}, which is not among the queries")
+            raise EffirError(
+                f"{folder}: split {split!r} judges query {missing!r}, which is not among the queries: add it, or leave "
+                "its judgements out"
+            )
     with writing(folder) as draft:
         (draft / QRELS).mkdir(parents=True)
         write_jsonl(draft / CORPUS, ({"_id": d.id, "title": d.title, "text": d.text} for d in documents))

@@ -112,7 +112,10 @@ def test_an_unsupported_family_is_told_the_supported_ones(tmp_path: Path) -> Non
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EffirError, match=re.escape(f"{tmp_path} is no Hugging Face checkpoint: it has no config.json")):
+    with pytest.raises(
+        EffirError,
+        match=re.escape(f"{tmp_path} is no Hugging Face checkpoint, it has no config.json: name another folder"),
+    ):
         shape_of(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EffirError, match="names no model_type"):

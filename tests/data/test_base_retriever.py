@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from tokenizers.processors import TemplateProcessing
 
 from effir.data.base_model import install_base_model
-from effir.data.base_retriever import Own, own_of
+from effir.data.base_retriever import Habits, habits_of
 from effir.errors import EffirError
 from effir.retriever import build_retriever, save_retriever
 
@@ -51,8 +51,9 @@ def test_a_retriever_that_comes_in_and_is_not_touched_gives_its_own_vectors(
 ) -> None:
     folder = retriever(mode, end)
     base = installed(folder, tmp_path)
-    own = own_of(base)
-    assert own == Own("last" if mode == "lasttoken" else "mean", "ask: ", "text: ")
+    own = habits_of(base)
+    assert (own.query_prompt, own.document_prompt, own.prompts) == ("ask: ", "text: ", ("passage", "query"))
+    assert own.pooling == {"lasttoken": "last", "mean": "mean"}[mode]
     ours = build_retriever(
         base,
         pooling=own.pooling,
@@ -83,7 +84,7 @@ def test_the_old_layout_is_read(retriever: Callable[..., Path], tmp_path: Path) 
     (folder / "1_Pooling/config.json").write_text(json.dumps(old))
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"__version__": {}}))
     base = installed(folder, tmp_path)
-    assert own_of(base) == Own("mean", "", "")
+    assert habits_of(base) == Habits("mean", "", "", ())
     assert (base / "model.safetensors").is_file()
 
 
@@ -103,27 +104,65 @@ def test_the_query_prompt_is_the_models_own_or_unknown_where_it_has_several(
     folder = retriever(prompts=None)
     said = {"prompts": prompts, "default_prompt_name": default}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
-    assert own_of(installed(folder, tmp_path)).query_prompt == expected
+    assert habits_of(installed(folder, tmp_path)).query_prompt == expected
 
 
-def test_what_effir_cannot_carry_is_one_sentence(retriever: Callable[..., Path], tmp_path: Path) -> None:
-    dense = retriever(more=[Dense(16, 8)])
-    with pytest.raises(EffirError, match="theirs has a module Dense, which effir cannot cut around: name the language"):
-        installed(dense, tmp_path)
-    for said, how in [
+def changed(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_other_modules_than_effir_carries_are_one_sentence(retriever: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(EffirError, match="theirs is Transformer, Pooling, Dense, Normalize: effir cuts a Transformer"):
+        installed(retriever(more=[Dense(16, 8)]), tmp_path)
+    modules = json.loads((retriever() / "modules.json").read_text())
+    for order in ([0, 0, 1], [1, 0], [0]):
+        (tmp_path / "theirs/modules.json").write_text(json.dumps([modules[i] for i in order]))
+        with pytest.raises(EffirError, match="name the language model inside it"):
+            installed(tmp_path / "theirs", tmp_path)
+    assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "how"),
+    [
         ({"pooling_mode": "cls"}, "cls"),
         ({"pooling_mode": ["mean", "max"]}, r"mean\+max"),
         ({"pooling_mode": "mean", "include_prompt": False}, "mean without the prompt"),
-    ]:
-        folder = retriever()
-        (folder / "1_Pooling/config.json").write_text(json.dumps(said))
-        with pytest.raises(EffirError, match=f"theirs pools by {how}: effir cuts retrievers that pool by last token"):
-            installed(folder, tmp_path)
-    assert not (tmp_path / "base").exists()
+    ],
+)
+def test_another_pooling_is_one_sentence(
+    retriever: Callable[..., Path], tmp_path: Path, said: dict[str, Any], how: str
+) -> None:
+    changed(retriever() / "1_Pooling/config.json", **said)
+    with pytest.raises(EffirError, match=f"theirs pools by {how}: effir cuts retrievers that pool by last token"):
+        installed(tmp_path / "theirs", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("config.json", {"is_causal": False}, "attends ahead: effir cuts plain causal decoders"),
+        ("config.json", {"use_bidirectional_attention": True}, "attends ahead: effir cuts plain causal decoders"),
+        ("config.json", {"auto_map": {"AutoModel": "modeling_x.X"}}, "brings code of its own"),
+        ("sentence_bert_config.json", {"modality_config": {"message": {}}}, "wraps texts in a chat template"),
+    ],
+)
+def test_a_model_that_would_be_another_function_here_is_one_sentence(
+    retriever: Callable[..., Path], tmp_path: Path, name: str, values: dict[str, Any], said: str
+) -> None:
+    changed(retriever() / name, **values)
+    with pytest.raises(EffirError, match=said):
+        installed(tmp_path / "theirs", tmp_path)
+
+
+def test_a_part_that_is_missing_is_named(retriever: Callable[..., Path], tmp_path: Path) -> None:
+    (retriever() / "1_Pooling/config.json").unlink()
+    with pytest.raises(EffirError, match=r"theirs lacks 1_Pooling/config\.json: fetch the folder again"):
+        installed(tmp_path / "theirs", tmp_path)
 
 
 def test_a_bare_language_model_has_no_pooling_of_its_own(
     tiny_checkpoint: Callable[[bool], Path], tmp_path: Path
 ) -> None:
     with pytest.raises(EffirError, match=r"model\.base is a bare language model: set retriever\.pooling to last"):
-        own_of(installed(tiny_checkpoint(False), tmp_path))
+        habits_of(installed(tiny_checkpoint(False), tmp_path))

@@ -28,7 +28,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 def script_of(page: str) -> str:
     """Write a page's blocks as one bash script that stops where one fails."""
-    lines = ["set -e -o pipefail"]
+    lines = ["set -e -o pipefail", "trap 'kill $(jobs -p) 2> /dev/null' EXIT"]
     for language, text in blocks(page):
         if language == "python":
             lines.append(f"python - <<'BLOCK'\n{text}BLOCK")
@@ -37,10 +37,10 @@ def script_of(page: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.fixture(scope="module")
-def clone(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+@pytest.fixture
+def clone(fresh: Project, tmp_path: Path) -> Project:
     """A clone in which nothing has run, with this environment as its ``.venv``, and a model that is quickly cut."""
-    project = Project(tmp_path_factory.mktemp("pages") / "clone", fresh.env)
+    project = Project(tmp_path / "clone", fresh.env)
     copy_tree(project.root)
     # The profile that the tutorial begins with, made smaller still: the rest is as it stands in the clone.
     home, profile = fresh.root.parent, project.root / "profiles/smoke.yaml"
@@ -63,10 +63,10 @@ def clone(fresh: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.mark.parametrize("page", RUN)
-def test_every_block_of_a_page_runs_as_it_stands(clone: Project, page: str) -> None:
-    done = clone.run("bash", "-c", script_of(page))
-    assert done.returncode == 0, done.stdout
+def test_every_block_of_the_tutorial_and_of_readme_runs_as_it_stands(clone: Project) -> None:
+    for page in RUN:
+        done = clone.run("bash", "-c", script_of(page))
+        assert done.returncode == 0, f"{page}: {done.stdout}"
 
 
 def commands() -> list[tuple[str, str]]:

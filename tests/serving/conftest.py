@@ -1,16 +1,12 @@
 """A served index: a real process, a real retriever, made small."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from benchmarks.processes import Served, serving
 from effir.compress.shape import shape_of
 from effir.compress.surgery import cut_checkpoint
 from effir.data.beir import Document
@@ -22,21 +18,16 @@ from tests.compress.conftest import tiny_model, tiny_tokenizer
 DOCUMENTS = [Document(f"d{i}", f"w{i}", f"w{i} w{i + 1} w{i + 2}") for i in range(4, 50)]
 
 
-@dataclass(frozen=True)
-class Served:
-    """A service that runs: where, and its process."""
-
-    address: str
-    process: subprocess.Popen[str]
-
-
-def tiny_retriever(folder: Path, query_prompt: str) -> Path:
+def tiny_retriever(folder: Path, query_prompt: str, document_prompt: str = "") -> Path:
     """Write a cut random model as a retriever, as finetune leaves one."""
     tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(folder / "whole")
     tiny_tokenizer().save_pretrained(folder / "whole")
     cut_checkpoint(folder / "whole", folder / "cut", shape_of(folder / "whole").without("mlp", [1]))
-    settings: dict[str, Any] = {"pooling": "last", "document_prompt": "", "max_tokens": 16}
-    save_retriever(build_retriever(folder / "cut", query_prompt=query_prompt, **settings), folder / "retriever")
+    prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+    save_retriever(
+        build_retriever(folder / "cut", pooling="last", max_tokens=16, **prompts),  # type: ignore[arg-type]
+        folder / "retriever",
+    )
     return folder / "retriever"
 
 
@@ -49,27 +40,6 @@ def indexed(retriever: Path, folder: Path) -> Path:
     model = replace(model_of(str(retriever), precision="float32"), name="tiny")
     create_index(folder, DOCUMENTS, open_model(model).documents, model, "Flat")
     return folder
-
-
-@contextmanager
-def serving(index: Path) -> Iterator[Served]:
-    """Serve an index at a free port by the command that a person types; the service is killed in the end."""
-    command = [
-        sys.executable,
-        "-m",
-        "effir.cli",
-        "serve",
-        str(index),
-        "--port",
-        "0",
-        "--json",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        try:
-            yield Served(json.loads(process.stdout.readline())["address"], process)
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from benchmarks.processes import Served, serving
 from docs.screenshots import browsing, missing_programs, until, visit
 from effir.data.beir import open_collection
 from effir.growing import create_index
 from effir.models import model_of, open_model
-from tests.serving.conftest import Served, serving
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT / "models/retriever", ROOT / "data/eval/apidocs"

@@ -16,13 +16,14 @@ import requests
 from click.testing import CliRunner
 from openai import OpenAI
 
+from benchmarks.processes import Served, serving
 from effir.cli import main
 from effir.data.beir import Document
 from effir.growing import MOST_SEGMENTS, add_documents, delete_documents, read_manifest
 from effir.models import open_model
 from effir.retriever import open_retriever
 from effir.serving.app import Service
-from tests.serving.conftest import Served, indexed, serving
+from tests.serving.conftest import indexed
 
 
 def ask(served: Served, query: str, k: int = 3) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +247,8 @@ def test_mlflow_models_serve_answers(version: int, root: Path, retriever: Path) 
             asked = {"inputs": TEXTS, "params": {"prompt_name": "query"}}
             answer = requests.post(f"http://127.0.0.1:{port}/invocations", json=asked, timeout=60)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     assert answer.status_code == 200, answer.text
     expected = SentenceTransformer(str(retriever), trust_remote_code=True).encode(TEXTS, prompt_name="query")
     np.testing.assert_allclose(answer.json()["predictions"], expected, atol=1e-6)
@@ -256,11 +258,10 @@ def wait_for(is_there: Callable[[], bool], process: subprocess.Popen[bytes]) -> 
     """Wait until a server answers, for two minutes at most, and no longer than its process lives."""
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
-        try:
+        with suppress(requests.RequestException):
             if is_there():
                 return
-        except requests.ConnectionError:
-            time.sleep(0.5)
+        time.sleep(0.5)
     raise AssertionError(f"no answer; the server ended with {process.poll()}")
 
 
