@@ -219,7 +219,7 @@ def mlflow(model: str) -> None:
 
 
 @main.command()
-@click.argument("question", default="apply a median filter")
+@click.argument("question", default="smooth an image with a gaussian")
 @click.option("--index", type=click.Path(path_type=Path), default=CHECKOUT / ".effir/pictures/index")
 def search(question: str, index: Path) -> None:
     """Write docs/search-page.png: what the default retriever finds when asked QUESTION."""
