@@ -28,7 +28,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 def script_of(page: str) -> str:
     """Write a page's blocks as one bash script that stops where one fails."""
-    lines = ["set -e -o pipefail", "trap 'kill $(jobs -p) 2> /dev/null' EXIT"]
+    lines = ["set -e -o pipefail", "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT"]
     for language, text in blocks(page):
         if language == "python":
             lines.append(f"python - <<'BLOCK'\n{text}BLOCK")
