@@ -341,3 +341,19 @@ def test_slimming_goes_on_after_a_kill_to_the_same_gates(retriever: SentenceTran
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["checkpoint-8"]
     again = score_channels(retriever, EXAMPLES, scoring, schedule, tmp_path / "b", lambda step, row: None)
     assert all(torch.equal(again[layer], whole[layer]) for layer in whole)
+
+
+def test_taylor_reads_a_mixture_part_after_part(
+    retriever: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = [Example(f"{i % 2} ask", f"{i % 2} say {i}", (), part=str(i % 2)) for i in range(16)]
+    read, preprocess = list[list[str]](), retriever.preprocess
+
+    def witnessed(texts: list[str], **settings: Any) -> Any:
+        read.append([text[0] for text in texts])
+        return preprocess(texts, **settings)
+
+    monkeypatch.setattr(retriever, "preprocess", witnessed)
+    scoring = Scoring("taylor", temperature=0.1, l0_weight=1e-8, sharpness=5)
+    score_channels(retriever, mixed, scoring, SCHEDULE, tmp_path / "work", lambda step, row: None)
+    assert read == [["0"] * 4] * 4 + [["1"] * 4] * 4  # queries and documents, four batches of four
