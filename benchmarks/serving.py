@@ -1,16 +1,18 @@
 """`effir serve` under load: one client, then many at once, who think between their questions or do not."""
 
 import itertools
+import json
 import random
 import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
-import requests
 
 from benchmarks.processes import serving
 from benchmarks.table import save
@@ -49,15 +51,20 @@ class Clients:
             thread.join()
 
     def _ask(self, chance: random.Random) -> None:
-        session = requests.Session()
+        place = urlsplit(self.address)
+        connection = HTTPConnection(place.hostname or "", place.port, timeout=60)
         time.sleep(chance.random() * self.think)
         while time.perf_counter() < self.until:
             started = time.perf_counter()
             try:
-                answer = session.post(f"{self.address}/search", json={"query": next(self.queries)}, timeout=60)
-                self.errors += answer.status_code != 200
-            except requests.RequestException:
+                body = json.dumps({"query": next(self.queries)})
+                connection.request("POST", "/search", body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                answer.read()
+                self.errors += answer.status != 200
+            except (OSError, HTTPException):
                 self.errors += 1
+                connection.close()
             self.took.append(time.perf_counter() - started)
             time.sleep(chance.expovariate(1 / self.think) if self.think else 0)
 
@@ -99,7 +106,7 @@ def main(clients: int, seconds: float, thinks: Sequence[float], precisions: Sequ
     retriever = retriever.resolve()
     rows = []
     for precision in precisions:
-        index = indexed(retriever, collection, "openvino" if precision == "int8" else "torch", precision)
+        index = indexed(retriever, collection, "torch" if precision == "auto" else "openvino", precision)
         with serving(index) as served:
             address = served.address
             measure(address, queries, 1, 5, 0)  # warm

@@ -18,15 +18,22 @@ Forward = Callable[[Sequence[Batch]], Sequence[Vectors]]
 
 CHUNK = 1024
 """Texts tokenised at a time, while those before them are encoded."""
+STEP = 8
+"""Tokens to a multiple of which a small batch is padded: what computes prepares its kernels for each shape that it has
+not seen, which takes longer than a query does."""
 
 
 class TextEncoder:
-    """A retriever's texts to vectors; a batch has at most ``budget`` tokens, padding included."""
+    """A retriever's texts to vectors; a batch has at most ``budget`` tokens, padding included.
 
-    def __init__(self, reader: TextReader, forward: Forward, budget: int) -> None:
+    Up to ``few`` short texts take as long together as one by one.
+    """
+
+    def __init__(self, reader: TextReader, forward: Forward, budget: int, few: int = 1) -> None:
         self.reader = reader
         self.forward = forward
         self.budget = budget
+        self.few = few
 
     def documents(self, texts: Sequence[str]) -> Vectors:
         """Turn documents, one or more, into unit vectors, shape (texts, hidden)."""
@@ -35,6 +42,12 @@ class TextEncoder:
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Turn queries, one or more, into unit vectors, shape (texts, hidden)."""
         return self._encode(texts, "query")
+
+    def warm(self, texts: int, tokens: int) -> None:
+        """Encode nothing in every shape of up to ``texts`` texts and ``tokens`` tokens: none is new any more."""
+        for width in range(STEP, tokens + 1, STEP):
+            for count in range(1, min(texts, self.budget // width) + 1):
+                self.forward([(np.zeros((count, width), np.int64), np.full(count, width, np.int64))])
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         if not texts:
@@ -49,21 +62,27 @@ class TextEncoder:
     def _vectors(self, ids: Sequence[Sequence[int]]) -> Vectors:
         lengths = np.array([len(text) for text in ids], dtype=np.int64)
         batches = list(token_batches(lengths, self.budget))
-        found = self.forward([(padded(ids, rows, lengths), lengths[rows]) for rows in batches])
+        found = self.forward([(padded(ids, rows, lengths, self.budget), lengths[rows]) for rows in batches])
         vectors = np.empty((len(ids), found[0].shape[1]), np.float32)
         for rows, values in zip(batches, found, strict=True):
             vectors[rows] = values
         return vectors
 
 
-def padded(ids: Sequence[Sequence[int]], rows: Rows, lengths: Rows) -> Tokens:
+def padded(ids: Sequence[Sequence[int]], rows: Rows, lengths: Rows, budget: int = 0) -> Tokens:
     """Lay out some texts as (batch, tokens); what pads them is any token, for no real one looks to its right.
+
+    Where a ``budget`` of tokens has room, to a multiple of ``STEP``.
 
     >>> padded([[5], [6, 7], [8, 9, 9]], np.array([1, 0]), np.array([1, 2, 3]))
     array([[6, 7],
            [5, 0]])
+    >>> padded([[5], [6, 7]], np.array([1, 0]), np.array([1, 2]), budget=99).shape
+    (2, 8)
     """
-    tokens = np.zeros((len(rows), int(lengths[rows].max())), dtype=np.int64)
+    longest = int(lengths[rows].max())
+    width = max(longest, min(-(-longest // STEP) * STEP, budget // len(rows)))
+    tokens = np.zeros((len(rows), width), dtype=np.int64)
     for row, text in enumerate(rows):
         tokens[row, : lengths[text]] = ids[text]
     return tokens

@@ -40,6 +40,9 @@ WAITING = 1024
 """Requests that may wait; more are told to come again."""
 TOGETHER = 32
 """Texts worked on at a time, or those of one request."""
+USUAL = 8, 32
+"""The texts together and the tokens of each for which kernels are prepared before the first request: seconds once,
+instead of some ten milliseconds in each of the first hundreds of requests."""
 PATHS = {"/", "/search", "/embed", "/v1/embeddings", "/health", "/metrics"}
 PAGE = Path(__file__).with_name("page.html")
 
@@ -55,6 +58,7 @@ class Service:
         self.folder, self.encoder = folder, encoder
         self._changed, self.index = self._stamp(), GrowingIndex(folder)
         self._model = self.index.manifest.model
+        encoder.warm(*USUAL)
 
     @property
     def model(self) -> str:
@@ -119,7 +123,8 @@ class Figures:
 def create_app(service: Service) -> FastAPI:
     """Make the application over an opened index."""
     figures, executor = Figures(), ThreadPoolExecutor(1)  # one batch at a time: it has all cores
-    limits: dict[str, Any] = {"most": TOGETHER, "waiting": WAITING, "seen": figures.batches.observe}
+    limits: dict[str, Any] = {"most": TOGETHER, "waiting": WAITING, "few": service.encoder.few}
+    limits["seen"] = figures.batches.observe
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:

@@ -1,4 +1,4 @@
-"""Requests that wait at the same time are worked on together: a batch costs little more than its longest text."""
+"""Requests that wait at the same time are worked on together, where a batch costs less than each of them alone."""
 
 import asyncio
 from collections import deque
@@ -17,7 +17,8 @@ class TooMuchWaitingError(Exception):
 class Batcher(Generic[Task, Done]):
     """Hands what waits to ``work``, at most ``most`` of it at a time; one batch runs, the next one gathers.
 
-    How much a task is, ``size`` says; one that is more than ``most`` runs alone.
+    How much a task is, ``size`` says; one that is more than ``most`` runs alone. While no more than ``few`` wait, they
+    are worked on one by one: the first need not wait for the last.
     A lone task is begun at once, in ``executor``. ``work`` gets tasks and returns each one's result in their order;
     what it raises, all of the batch raise. ``seen`` hears the size of each batch.
     """
@@ -29,11 +30,12 @@ class Batcher(Generic[Task, Done]):
         *,
         most: int,
         waiting: int,
+        few: int = 1,
         size: Callable[[Task], int] = lambda task: 1,
         seen: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._work, self._executor, self._seen = work, executor, seen
-        self._most, self._limit, self._size = most, waiting, size
+        self._most, self._limit, self._few, self._size = most, waiting, few, size
         self._waiting: deque[tuple[Task, asyncio.Future[Done]]] = deque()
         self._running: asyncio.Task[None] | None = None
 
@@ -48,7 +50,10 @@ class Batcher(Generic[Task, Done]):
         return await done
 
     def _gathered(self) -> list[tuple[Task, asyncio.Future[Done]]]:
+        one_by_one = len(self._waiting) <= self._few
         batch = [self._waiting.popleft()]
+        if one_by_one:
+            return batch
         room = self._most - self._size(batch[0][0])
         while self._waiting and (room := room - self._size(self._waiting[0][0])) >= 0:
             batch.append(self._waiting.popleft())

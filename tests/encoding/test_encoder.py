@@ -92,16 +92,36 @@ def test_more_texts_than_a_chunk_keep_their_order(retriever: Callable[..., Path]
     np.testing.assert_allclose(found[some], encoder.documents([texts[row] for row in some]), atol=2e-6)
 
 
-def test_a_batch_never_exceeds_its_budget(retriever: Callable[..., Path]) -> None:
-    reader, seen = TextReader.open(retriever()), []
+def watched(retriever: Path, budget: int) -> tuple[TextEncoder, list[tuple[int, int]]]:
+    """Return an encoder that only notes the shapes of its batches."""
+    seen = list[tuple[int, int]]()
 
     def forward(batches: Any) -> Any:
-        seen.extend(tokens.size for tokens, _ in batches)
+        seen.extend(tokens.shape for tokens, _ in batches)
         return [np.zeros((len(tokens), 2), np.float32) for tokens, _ in batches]
 
-    TextEncoder(reader, forward, 40).documents(TEXTS * 5)
-    assert max(seen) <= 40
-    assert sum(seen) < 1.2 * sum(map(len, reader.read(TEXTS * 5, "document")))
+    return TextEncoder(TextReader.open(retriever), forward, budget), seen
+
+
+def test_a_batch_never_exceeds_its_budget(retriever: Callable[..., Path]) -> None:
+    encoder, seen = watched(retriever(), 40)
+    encoder.documents(TEXTS * 5)
+    sizes = [count * width for count, width in seen]
+    assert max(sizes) <= 40
+    assert sum(sizes) < 1.2 * sum(map(len, encoder.reader.read(TEXTS * 5, "document")))
+
+
+def test_a_small_batch_has_one_of_few_shapes_and_those_can_be_met_before(retriever: Callable[..., Path]) -> None:
+    encoder, seen = watched(retriever(), 1000)
+    for count in (1, 2, 3):
+        for text in TEXTS:
+            encoder.queries([text] * count)
+    met = set(seen)
+    assert {width for _, width in met} <= {8, 16}
+    seen.clear()
+    encoder.warm(3, 16)
+    assert met <= set(seen)
+    assert len(seen) == 6
 
 
 def test_another_pooling_is_refused(retriever: Callable[..., Path]) -> None:

@@ -52,6 +52,21 @@ def test_a_batch_holds_so_much_or_one_task_that_is_more(executor: ThreadPoolExec
     assert batches == [[2, 3], [1], [9], [4, 1]]
 
 
+def test_a_few_that_wait_are_worked_on_one_by_one(executor: ThreadPoolExecutor) -> None:
+    batches = list[list[int]]()
+
+    def work(tasks: Sequence[int]) -> list[int]:
+        batches.append(list(tasks))
+        return list(tasks)
+
+    async def scenario() -> None:
+        batcher = Batcher(work, executor, most=4, waiting=100, few=3)
+        await asyncio.gather(*(batcher.do(task) for task in range(10)))
+
+    asyncio.run(scenario())
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8], [9]]
+
+
 def test_what_work_raises_its_batch_raises_and_the_next_goes_on(executor: ThreadPoolExecutor) -> None:
     def work(tasks: Sequence[int]) -> list[int]:
         if 1 in tasks:

@@ -1,5 +1,6 @@
 """The service over HTTP: what it answers, what it refuses in one sentence, and how it stops."""
 
+import asyncio
 import base64
 import json
 import signal
@@ -23,6 +24,7 @@ from effir.growing import MOST_SEGMENTS, add_documents, delete_documents, read_m
 from effir.models import open_model
 from effir.retriever import open_retriever
 from effir.serving.app import Service
+from effir.serving.run import listen
 from tests.serving.conftest import indexed
 
 
@@ -196,6 +198,23 @@ def test_stopped_in_the_middle_it_finishes_what_it_began(retriever: Path, tmp_pa
             client.join()
         assert answers == [200] * 40
         assert served.process.wait(timeout=40) == 0
+
+
+def test_an_answer_is_sent_at_once_not_when_its_client_has_confirmed_the_last_packet() -> None:
+    """Otherwise the second packet of an answer waits for the delayed confirmation of the first, 40 ms."""
+
+    async def scenario() -> int:
+        accepted = asyncio.Queue[asyncio.StreamWriter]()
+        place = listen("127.0.0.1", 0)
+        async with await asyncio.start_server(lambda _, writer: accepted.put_nowait(writer), sock=place):
+            _, client = await asyncio.open_connection(*place.getsockname())
+            server = await accepted.get()
+            found = server.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            server.close()
+            client.close()
+        return int(found)
+
+    assert asyncio.run(scenario()) != 0
 
 
 def test_a_port_that_is_taken_is_one_sentence(retriever: Path, tmp_path: Path) -> None:
