@@ -26,7 +26,7 @@ not seen, which takes longer than a query does."""
 class TextEncoder:
     """A retriever's texts to vectors; a batch has at most ``budget`` tokens, padding included.
 
-    Up to ``few`` short texts take as long together as one by one.
+    Up to ``few`` short texts wait no longer one by one than together.
     """
 
     def __init__(self, reader: TextReader, forward: Forward, budget: int, few: int = 1) -> None:
