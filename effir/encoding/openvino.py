@@ -22,7 +22,7 @@ ALONE = (16, 32)
 """Tokens to which a lone text is padded, for each of them there is a graph of its own: where shapes are open, working
 them out at each operator takes up to half of a query's time. Longer texts run as any batch does."""
 FEW = 8
-"""Texts that wait less one by one in those graphs than together; measured on two cores (benchmarks/results/serving.md)."""
+"""Texts that wait less one by one in those graphs than together; on two cores (benchmarks/results/serving.md)."""
 PEAK = 100.0
 """A product whose inputs reach so many times their root mean square is not quantised: most of them would become 0."""
 
