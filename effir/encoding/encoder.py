@@ -1,5 +1,6 @@
 """Texts to unit vectors, whatever computes them: tokenised in a thread of its own, batched by tokens."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -43,11 +44,17 @@ class TextEncoder:
         """Turn queries, one or more, into unit vectors, shape (texts, hidden)."""
         return self._encode(texts, "query")
 
-    def warm(self, texts: int, tokens: int) -> None:
-        """Encode nothing in every shape of up to ``texts`` texts and ``tokens`` tokens: none is new any more."""
-        for width in range(STEP, tokens + 1, STEP):
-            for count in range(1, min(texts, self.budget // width) + 1):
-                self.forward([(np.zeros((count, width), np.int64), np.full(count, width, np.int64))])
+    def warm(self, texts: int, tokens: int, seconds: float = 10) -> None:
+        """Encode nothing in every shape of up to ``texts`` texts and ``tokens`` tokens, so that none is new any more.
+
+        A large model has seen enough of them after ``seconds``.
+        """
+        widths, until = range(STEP, tokens + 1, STEP), time.monotonic() + seconds
+        shapes = [(count, width) for count in range(1, texts + 1) for width in widths if count * width <= self.budget]
+        for count, width in shapes:
+            if time.monotonic() > until:
+                return
+            self.forward([(np.zeros((count, width), np.int64), np.full(count, width, np.int64))])
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         if not texts:

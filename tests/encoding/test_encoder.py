@@ -122,6 +122,9 @@ def test_a_small_batch_has_one_of_few_shapes_and_those_can_be_met_before(retriev
     encoder.warm(3, 16)
     assert met <= set(seen)
     assert len(seen) == 6
+    seen.clear()
+    encoder.warm(3, 16, seconds=-1)
+    assert not seen
 
 
 def test_another_pooling_is_refused(retriever: Callable[..., Path]) -> None:
