@@ -16,6 +16,8 @@ STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")
 GREY = "#666666"
 SHORT = {"block": ("b", 0.0), "attention": ("a", -0.2), "mlp": ("m", 0.2)}
 """A sublayer's letter, and how far below the middle of its row it stands: one layer may lose both."""
+SPAN = 0.2
+"""nDCG@10 that a panel shows at least: a small difference looks small."""
 
 mpl.use("Agg")
 
@@ -57,8 +59,11 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
     """
     sets = list(dict.fromkeys(name for variants in studies.values() for v in variants for name in v.quality))
     styles = dict(zip(studies, cycle(STYLES), strict=False))  # a study looks alike in every panel
-    figure = Figure(figsize=(1.5 + 5 * len(sets), 4.8), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+    columns = min(2, len(sets))
+    rows = -(-len(sets) // columns)
+    figure = Figure(figsize=(1.5 + 5 * columns, 4.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, name in zip(panels, sets, strict=False):
         known = {study: [v for v in variants if name in v.quality] for study, variants in studies.items()}
         _by_speed(axes, name, {study: variants for study, variants in known.items() if variants}, styles)
         for row in (row for row in outsiders if name in row["quality"]):
@@ -68,9 +73,12 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
         axes.set(xlabel="documents a second, times the full-size model", ylabel="nDCG@10", title=name)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.margins(x=0.15)
-        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+        axes.margins(x=0.15, y=0.2)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, high - SPAN), high)
         _tidy(axes)
+    for axes in panels:  # the last row may have one too many
+        axes.remove()
     figure.suptitle("Quality against measured encoding speed")
     return figure
 
