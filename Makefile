@@ -19,7 +19,7 @@ repro: $(READY)
 
 # A process a core, each computing on one: most tests wait for imports and for processes that they start.
 test: $(READY)
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 12
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 12
 
 check: $(READY)
 	ruff check .

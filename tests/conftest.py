@@ -10,6 +10,11 @@ HIDDEN, LAYERS, WIDTH = 16, 3, 32
 EOS = 2
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the pipeline: begun last, its files would keep one process busy for minutes and the others idle."""
+    items.sort(key=lambda item: "pipeline" not in item.path.parts)
+
+
 def save_tokenizer(into: Path, bos: bool) -> None:
     """Save a tokenizer of one token a byte; with ``bos``, it begins each text with ``<s>``."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
