@@ -45,12 +45,13 @@ class TextEncoder:
         return self._encode(texts, "query")
 
     def warm(self, texts: int, tokens: int, seconds: float = 10) -> None:
-        """Encode nothing in every shape of up to ``texts`` texts and ``tokens`` tokens, so that none is new any more.
+        """Encode nothing in the shapes of lone texts and of batches of more than ``few``, so that none is new any more.
 
-        A large model has seen enough of them after ``seconds``.
+        Up to ``texts`` texts, or one batch, and ``tokens`` tokens. A large model has seen enough after ``seconds``.
         """
         widths, until = range(STEP, tokens + 1, STEP), time.monotonic() + seconds
-        shapes = [(count, width) for count in range(1, texts + 1) for width in widths if count * width <= self.budget]
+        counts = (1, *range(self.few + 1, max(texts, self.few + 1) + 1))
+        shapes = [(count, width) for count in counts for width in widths if count * width <= self.budget]
         for count, width in shapes:
             if time.monotonic() > until:
                 return

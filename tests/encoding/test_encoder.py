@@ -125,6 +125,9 @@ def test_a_small_batch_has_one_of_few_shapes_and_those_can_be_met_before(retriev
     seen.clear()
     encoder.warm(3, 16, seconds=-1)
     assert not seen
+    encoder.few = 4  # up to four are encoded one by one
+    encoder.warm(3, 16)
+    assert seen == [(1, 8), (1, 16), (5, 8), (5, 16)]
 
 
 def test_another_pooling_is_refused(retriever: Callable[..., Path]) -> None:
