@@ -80,7 +80,9 @@ def run_study(
 
 def _agree(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mapping[str, Scalar], results: Path) -> None:
     """Refuse a row that was made by other params than its run would be made by now."""
-    made, now = {**NEUTRAL, **row["params"]}, {**params, **flat_settings(settings)}
+    own = flat_settings(settings)
+    plain = {key: value for key, value in params.items() if not any(one.startswith(f"{key}.") for one in own)}
+    made, now = {**NEUTRAL, **row["params"]}, {**plain, **own}
     other = [key for key in now if not key.startswith(LOCAL) and same_text(made.get(key)) != same_text(now[key])]
     if other:
         said = ", ".join(f"{key}={made.get(key)}, now {now[key]}" for key in other)

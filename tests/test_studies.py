@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,21 @@ def test_a_row_keeps_what_its_run_was_and_found(study: Study, tmp_path: Path) ->
     assert rows[1]["scores"] == {"tiny": {"q": 0.1235}}
     kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert kept == {"question": "Which?", "rival": None, "rows": rows}
+
+
+def test_a_mapping_takes_the_place_of_the_scalar_that_params_have(tmp_path: Path) -> None:
+    """A mix of training sets is several keys of a row, and `data.train` itself is none of them."""
+    (tmp_path / "mixed.yaml").write_text("runs: {one: {data.train: {qed: 2, nq: 1}}}", encoding="utf-8")
+    study, pipeline = read_study(tmp_path / "mixed.yaml"), Pipeline()
+    params: dict[str, Scalar] = {"data.train": "apidocs", "finetune.seed": 0}
+
+    def run(name: str, settings: Mapping[str, Value], log: Path) -> Variant:
+        found = pipeline.run(name, settings, log)
+        return replace(found, params={"data.train.qed": 2, "data.train.nq": 1, "finetune.seed": 0})
+
+    for _ in range(2):
+        run_study(study, tmp_path / "results.json", tmp_path / "logs", params, run)
+    assert len(pipeline.ran) == 1
 
 
 def test_some_runs_can_be_made_before_the_others(study: Study, tmp_path: Path) -> None:
