@@ -14,7 +14,8 @@ from effir.files import read_json, write_json
 from effir.sweeping.space import Value
 from effir.sweeping.trials import flat_settings, run_trial
 
-KEYS = {"question", "settings", "rival", "runs"}
+KEYS = {"question", "settings", "rival", "runs", "seeds"}
+SEED = "finetune.seed"
 LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Keys of params.yaml that do not decide what a run finds."""
 NEUTRAL: Mapping[str, Scalar] = {}
@@ -27,7 +28,8 @@ Run = Callable[[str, Mapping[str, Value], Path], Variant]
 class Study:
     """What is asked, and by which runs: experiment to the keys of params.yaml that it sets.
 
-    ``rival`` names the run that the report tests the others against, beside the first.
+    ``rival`` names the run that the report tests the others against, beside the first. ``<run>-seed1`` is ``<run>``
+    with another seed; the report makes one row of them.
     """
 
     name: str
@@ -51,7 +53,21 @@ def read_study(path: Path) -> Study:
     runs = {name: {**(plan.get("settings") or {}), **(own or {})} for name, own in plan["runs"].items()}
     if (rival := plan.get("rival")) not in (None, *runs):
         raise EffirError(f"{path} has the rival {rival!r}, which is none of its runs: name one of {', '.join(runs)}")
-    return Study(path.stem, str(plan.get("question", "")), runs, rival)
+    return Study(path.stem, str(plan.get("question", "")), {**runs, **_seeded(runs, plan.get("seeds"), path)}, rival)
+
+
+def _seeded(runs: Mapping[str, Mapping[str, Value]], seeds: object, path: Path) -> dict[str, dict[str, Value]]:
+    """List the runs of other seeds than 0, all of one seed before the next."""
+    if seeds is None:
+        return {}
+    if not isinstance(seeds, dict) or not all(type(n) is int and n > 0 for n in seeds.values()):
+        raise EffirError(f"{path} has seeds that are no numbers: write `seeds: {{{next(iter(runs))}: 3}}`")
+    if unknown := sorted(seeds.keys() - runs.keys()):
+        raise EffirError(
+            f"{path} has seeds of {unknown[0]!r}, which is none of its runs: name one of {', '.join(runs)}"
+        )
+    order = range(1, max(seeds.values(), default=0))
+    return {f"{name}-seed{i}": {**runs[name], SEED: i} for i in order for name, number in seeds.items() if i < number}
 
 
 def run_study(

@@ -7,7 +7,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from effir.comparison import Comparison, Variant, compare
+from effir.evaluation.quality import bootstrap_ratio
 from effir.files import read_json, writing
+from effir.seeds import over_seeds
 from effir.study_pictures import layers_picture, pareto, picture
 
 PARETO = "pareto"
@@ -22,7 +24,7 @@ def report(results: Path, outsiders: Path | None = None) -> list[Path]:
     written, everyone = [], {}
     for path in sorted(results.glob("*.json")):
         found = read_json(path, made_by="report")
-        variants = everyone[path.stem] = [variant_of(row) for row in found["rows"]]
+        variants = everyone[path.stem] = over_seeds([variant_of(row) for row in found["rows"]])
         with writing(path.with_suffix(".md")) as draft:
             draft.write_text(table(path.stem, found["question"], variants, found.get("rival")), encoding="utf-8")
         figures = {path.stem: picture(found["question"], variants), f"{path.stem}-layers": layers_picture(variants)}
@@ -48,21 +50,26 @@ def variant_of(row: Mapping[str, Any]) -> Variant:
 
 
 def table(study: str, question: str, variants: Sequence[Variant], rival: str | None = None) -> str:
-    """Write a study as Markdown: sizes, nDCG@10 with bounds, paired tests against its first run and its rival."""
+    """Write a study as Markdown: sizes, nDCG@10 with bounds, what is kept of the first run, paired tests.
+
+    Tests are against the first run and the rival. :func:`effir.seeds.over_seeds` joins runs of several seeds before.
+    """
     against = [variants[0].name, *(v.name for v in variants[1:] if v.name == rival)]
     found = [_compared(variants, name) for name in against]
     sets = found[0].sets
     heads = ["run", "parameters", *(f"nDCG@10 {name}" for name in sets)]
+    heads += [f"of {against[0]}, {name}" for name in sets]
     heads += [f"less {each.baseline.name}, {name}" for each in found for name in sets]
     lines = [
         f"| {' | '.join(cells)} |"
         for cells in (heads, ["---"] * len(heads), *(_cells(v, found, sets) for v in variants))
     ]
     settings = [f"- `{v.name}`: {', '.join(f'`{key}={value}`' for key, value in v.params.items())}" for v in variants]
-    tests = " and of all ".join(f"{each.tests} tests against {each.baseline.name}" for each in found)
+    tests = " and of all ".join(f"{each.tests} tests against {each.baseline.name}" for each in found if each.tests)
     notes = [
-        "Parameters are those beside the embeddings, and their share of the run's own base model. Bounds are 95 %; "
-        f"differences are paired over queries, p corrected for the number of all {tests} (Holm).",
+        "Parameters are those beside the embeddings, and their share of the run's own base model. Bounds are 95 % over "
+        "queries; a row of several seeds is the mean of each query's scores, with the lowest and the highest seed.",
+        *([f"Differences are paired over queries, p corrected for the number of all {tests} (Holm)."] if tests else []),
         f"`effir study studies/{study}.yaml` makes the runs, experiments `{study}-<run>`; `effir report` this page.",
     ]
     return "\n".join([f"# {question}", "", *lines, "", *notes, "", *settings, ""])
@@ -75,13 +82,26 @@ def _compared(variants: Sequence[Variant], first: str) -> Comparison:
 def _cells(variant: Variant, found: Sequence[Comparison], sets: Sequence[str]) -> list[str]:
     size = f"{variant.cost['parameters_without_embeddings'] / 1e6:.1f} M ({variant.cost['kept_share']:.1%})"
     quality = (_quality(variant.quality.get(name)) for name in sets)
-    return [variant.name, size, *quality, *(_difference(variant, each, name) for each in found for name in sets)]
+    kept = (_kept(variant, found[0].baseline, name) for name in sets)
+    return [variant.name, size, *quality, *kept, *(_difference(variant, each, name) for each in found for name in sets)]
 
 
 def _quality(figures: Mapping[str, float] | None) -> str:
     if figures is None:
         return "not evaluated"
-    return f"{figures['ndcg_at_10']:.3f} ({figures['ndcg_at_10_low']:.3f} to {figures['ndcg_at_10_high']:.3f})"
+    text = f"{figures['ndcg_at_10']:.3f} ({figures['ndcg_at_10_low']:.3f} to {figures['ndcg_at_10_high']:.3f})"
+    if "seeds" not in figures:
+        return text
+    lowest, highest = figures["ndcg_at_10_lowest"], figures["ndcg_at_10_highest"]
+    return f"{text}; {figures['seeds']:.0f} seeds {lowest:.3f} to {highest:.3f}"
+
+
+def _kept(variant: Variant, baseline: Variant, name: str) -> str:
+    part, whole = variant.scores.get(name, {}), baseline.scores.get(name, {})
+    if variant is baseline or part.keys() != whole.keys() or not any(whole.values()):
+        return ""
+    kept = bootstrap_ratio(part, whole)
+    return f"{kept.value:.3f} ({kept.low:.3f} to {kept.high:.3f})"
 
 
 def _difference(variant: Variant, found: Comparison, name: str) -> str:

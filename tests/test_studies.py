@@ -80,6 +80,13 @@ def test_a_row_keeps_what_its_run_was_and_found(study: Study, tmp_path: Path) ->
     assert kept == {"question": "Which?", "rival": None, "rows": rows}
 
 
+def test_seeds_are_runs_of_their_own_that_come_last_seed_by_seed(tmp_path: Path) -> None:
+    (tmp_path / "seeded.yaml").write_text(PLAN + "seeds: {mlp-2: 3, full: 2}", encoding="utf-8")
+    runs = read_study(tmp_path / "seeded.yaml").runs
+    assert list(runs) == ["full", "mlp-2", "mlp-2-seed1", "full-seed1", "mlp-2-seed2"]
+    assert runs["mlp-2-seed2"] == {**runs["mlp-2"], "finetune.seed": 2}
+
+
 def test_a_mapping_takes_the_place_of_the_scalar_that_params_have(tmp_path: Path) -> None:
     """A mix of training sets is several keys of a row, and `data.train` itself is none of them."""
     (tmp_path / "mixed.yaml").write_text("runs: {one: {data.train: {qed: 2, nq: 1}}}", encoding="utf-8")
@@ -155,8 +162,10 @@ def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
     ("text", "said"),
     [
         ("runs: {}", "lists no runs"),
-        ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, settings"),
+        ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, seeds, settings"),
         ("runs: {a: {}}\nrival: b", "has the rival 'b', which is none of its runs: name one of a"),
+        ("runs: {a: {}}\nseeds: {a: two}", "has seeds that are no numbers: write `seeds: {a: 3}`"),
+        ("runs: {a: {}}\nseeds: {b: 2}", "has seeds of 'b', which is none of its runs: name one of a"),
         ("runs: [", "is not YAML"),
     ],
 )

@@ -36,12 +36,13 @@ def test_the_table_has_a_line_a_run_with_a_paired_test_against_the_first() -> No
     lines = table("direct", "Which?", [variant_of(each) for each in ROWS]).splitlines()
     assert lines[0] == "# Which?"
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    assert cells[0] == ["run", "parameters", "nDCG@10 tiny", "less full, tiny"]
+    assert cells[0] == ["run", "parameters", "nDCG@10 tiny", "of full, tiny", "less full, tiny"]
     assert [line[0] for line in cells[2:]] == ["full", "mlp-2", "mlp-10", "block-2"]
     assert cells[3][1] == "90.0 M (90.0%)"
-    assert cells[2][3] == ""
+    assert cells[2][3:] == ["", ""]
+    assert re.fullmatch(r"0\.836 \(0\.83\d to 0\.83\d\)", cells[3][3])  # 0.5095 of 0.6095
     assert re.fullmatch(
-        r"-0\.100 \(-0\.100 to -0\.100\), p 0\.0003", cells[3][3]
+        r"-0\.100 \(-0\.100 to -0\.100\), p 0\.0003", cells[3][4]
     )  # 1 of 10,001 patterns, times 3 tests
     assert "- `mlp-2`: `prune.depth=2`" in lines
 
@@ -49,8 +50,25 @@ def test_the_table_has_a_line_a_run_with_a_paired_test_against_the_first() -> No
 def test_a_rival_gets_paired_tests_of_its_own() -> None:
     lines = table("direct", "Which?", [variant_of(each) for each in ROWS[:3]], rival="mlp-10").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    assert cells[0][3:] == ["less full, tiny", "less mlp-10, tiny"]
-    assert [line[4].split()[0] if line[4] else "" for line in cells[2:]] == ["+0.400", "+0.300", ""]
+    assert cells[0][3:] == ["of full, tiny", "less full, tiny", "less mlp-10, tiny"]
+    assert [line[5].split()[0] if line[5] else "" for line in cells[2:]] == ["+0.400", "+0.300", ""]
+
+
+def test_one_run_is_not_said_to_be_tested() -> None:
+    assert "p corrected" not in table("direct", "Which?", [variant_of(ROWS[0])])
+    assert "all 1 tests against full" in table("direct", "Which?", [variant_of(each) for each in ROWS[:2]])
+
+
+def test_seeds_of_one_recipe_are_one_row_with_their_spread(tmp_path: Path) -> None:
+    ours = [
+        {**row(name, 0.5, 0.4 + 0.1 * seed), "settings": {"finetune.seed": seed}}
+        for seed, name in enumerate(["ours", "ours-seed1"])
+    ]
+    write_json(tmp_path / "half.json", {"question": "Which?", "rows": [ROWS[0], *ours]})
+    report(tmp_path)
+    lines = [line for line in (tmp_path / "half.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(lines) == 4
+    assert lines[3].startswith("| ours | 50.0 M (50.0%) | 0.459 (0.456 to 0.463); 2 seeds 0.410 to 0.509 | 0.754 (")
 
 
 def test_runs_of_one_way_make_one_curve_from_small_to_large() -> None:

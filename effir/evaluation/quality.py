@@ -54,6 +54,15 @@ class PairedTest:
     queries: int
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """One mean as a share of another, and its bootstrap bounds over queries."""
+
+    value: float
+    low: float
+    high: float
+
+
 def evaluate_run(run: Run, judgements: Judgements) -> Quality:
     """Score a run (query id -> document id -> score, higher is better) against graded judgements, as BEIR does.
 
@@ -133,6 +142,33 @@ def paired_test(
     low, high = bootstrap_bounds(differences, samples, seed)
     p = _exact_p(differences) if 2**differences.size <= samples else _sampled_p(differences, samples, seed)
     return PairedTest(float(differences.mean()), low, high, p, differences.size)
+
+
+def bootstrap_ratio(
+    a: Mapping[str, float], b: Mapping[str, float], samples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Ratio:
+    """Bound what ``a`` keeps of ``b``, both query id -> score: the ratio of their means, over the same drawn queries.
+
+    EffirError where the two do not score the same queries, or ``b`` found nothing that could be kept.
+
+    >>> bootstrap_ratio({"q1": 0.5, "q2": 0.25}, {"q1": 1.0, "q2": 0.5})
+    Ratio(value=0.5, low=0.5, high=0.5)
+    """
+    if a.keys() != b.keys():
+        raise EffirError(f"a ratio needs the same queries on both sides, {len(a.keys() ^ b.keys())} are unpaired: evaluate both on one set")
+    parts, wholes = np.array([a[query] for query in a]), np.array([b[query] for query in a])
+    if not wholes.sum():
+        raise EffirError("there is nothing to keep of a mean of 0: name another baseline")
+    rng = np.random.default_rng(seed)
+
+    def draw(rows: int) -> Floats:
+        drawn = rng.integers(0, wholes.size, (rows, wholes.size))
+        sums: Floats = wholes[drawn].sum(axis=1)
+        ratios: Floats = parts[drawn].sum(axis=1) / np.where(sums, sums, np.nan)
+        return ratios
+
+    low, high = np.nanquantile(_in_blocks(samples, wholes.size, draw), [(1 - level) / 2, (1 + level) / 2])
+    return Ratio(float(parts.sum() / wholes.sum()), float(low), float(high))
 
 
 def _exact_p(differences: Floats) -> float:

@@ -8,7 +8,14 @@ import pytest
 from beir.retrieval.evaluation import EvaluateRetrieval
 
 from effir.errors import EffirError
-from effir.evaluation.quality import CUTOFFS, bootstrap_bounds, evaluate_run, paired_test, summary
+from effir.evaluation.quality import (
+    CUTOFFS,
+    bootstrap_bounds,
+    bootstrap_ratio,
+    evaluate_run,
+    paired_test,
+    summary,
+)
 
 Run = dict[str, dict[str, float]]
 Judgements = dict[str, dict[str, int]]
@@ -172,3 +179,19 @@ def test_a_share_of_the_other_system_can_be_tested() -> None:
 def test_unpaired_queries_are_refused() -> None:
     with pytest.raises(EffirError, match="2 are unpaired"):
         paired_test({"q": 1.0, "r": 1.0}, {"q": 1.0, "s": 1.0})
+
+
+def test_what_is_kept_is_bounded_over_the_same_drawn_queries() -> None:
+    full = {f"q{i}": 0.1 + 0.1 * (i % 9) for i in range(60)}
+    kept = bootstrap_ratio({query: 0.9 * score for query, score in full.items()}, full)
+    assert (kept.value, kept.low, kept.high) == pytest.approx((0.9, 0.9, 0.9))  # however the queries are drawn
+    noisy = bootstrap_ratio({query: 0.9 * full[other] for query, other in zip(full, reversed(full), strict=True)}, full)
+    assert noisy.value == pytest.approx(0.9)
+    assert noisy.low < 0.85 < 0.95 < noisy.high
+
+
+def test_there_is_nothing_to_keep_of_nothing() -> None:
+    with pytest.raises(EffirError, match="2 are unpaired"):
+        bootstrap_ratio({"q": 1.0, "r": 1.0}, {"q": 1.0, "s": 1.0})
+    with pytest.raises(EffirError, match="nothing to keep of a mean of 0"):
+        bootstrap_ratio({"q": 1.0}, {"q": 0.0})

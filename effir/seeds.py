@@ -1,0 +1,43 @@
+"""Runs that nothing but a seed sets apart, as one: means over seeds, and how far seeds lie apart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from effir.comparison import Variant, same_text
+from effir.evaluation.quality import bootstrap_bounds
+from effir.studies import SEED
+
+
+def over_seeds(variants: Sequence[Variant]) -> list[Variant]:
+    """Join the variants whose params differ in ``finetune.seed`` alone, under the name of the first.
+
+    A query's score is its mean over seeds, so bounds and tests speak of queries; ``seeds``, ``ndcg_at_10_lowest`` and
+    ``ndcg_at_10_highest`` speak of seeds. Size, speed and layers are those of the first.
+    """
+    recipes: dict[tuple[tuple[str, str], ...], list[Variant]] = {}
+    for variant in variants:
+        recipe = sorted((key, same_text(value)) for key, value in variant.params.items() if key != SEED)
+        recipes.setdefault(tuple(recipe), []).append(variant)
+    return [members[0] if len(members) == 1 else _joined(members) for members in recipes.values()]
+
+
+def _joined(members: Sequence[Variant]) -> Variant:
+    first = members[0]
+    shared = [name for name in first.quality if all(name in member.quality for member in members)]
+    scores = {name: _mean_by_query([member.scores[name] for member in members]) for name in shared}
+    quality = {name: _figures([member.quality[name] for member in members], scores[name]) for name in shared}
+    return replace(first, quality=quality, scores=scores)
+
+
+def _mean_by_query(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {query: float(np.mean([scores[query] for scores in seeds])) for query in seeds[0]}
+
+
+def _figures(seeds: Sequence[Mapping[str, float]], scores: Mapping[str, float]) -> dict[str, float]:
+    means = {key: float(np.mean([figures[key] for figures in seeds])) for key in seeds[0]}
+    each = [figures["ndcg_at_10"] for figures in seeds]
+    low, high = bootstrap_bounds(list(scores.values()))
+    spread = {"seeds": float(len(seeds)), "ndcg_at_10_lowest": min(each), "ndcg_at_10_highest": max(each)}
+    return {**means, **spread, "ndcg_at_10_low": low, "ndcg_at_10_high": high}
