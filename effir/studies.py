@@ -61,7 +61,7 @@ def _seeded(runs: Mapping[str, Mapping[str, Value]], seeds: object, path: Path) 
     if seeds is None:
         return {}
     if not isinstance(seeds, dict) or not all(type(n) is int and n > 0 for n in seeds.values()):
-        raise EffirError(f"{path} has seeds that are no numbers: write `seeds: {{{next(iter(runs))}: 3}}`")
+        raise EffirError(f"{path} has seeds that are no numbers: write below `seeds` a run and how many, as 3")
     if unknown := sorted(seeds.keys() - runs.keys()):
         raise EffirError(
             f"{path} has seeds of {unknown[0]!r}, which is none of its runs: name one of {', '.join(runs)}"

@@ -164,7 +164,7 @@ def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
         ("runs: {}", "lists no runs"),
         ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, seeds, settings"),
         ("runs: {a: {}}\nrival: b", "has the rival 'b', which is none of its runs: name one of a"),
-        ("runs: {a: {}}\nseeds: {a: two}", "has seeds that are no numbers: write `seeds: {a: 3}`"),
+        ("runs: {a: {}}\nseeds: {a: two}", "has seeds that are no numbers: write below `seeds` a run and how many"),
         ("runs: {a: {}}\nseeds: {b: 2}", "has seeds of 'b', which is none of its runs: name one of a"),
         ("runs: [", "is not YAML"),
     ],
