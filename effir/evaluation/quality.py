@@ -155,9 +155,8 @@ def bootstrap_ratio(
     Ratio(value=0.5, low=0.5, high=0.5)
     """
     if a.keys() != b.keys():
-        raise EffirError(
-            f"a ratio needs the same queries on both sides, {len(a.keys() ^ b.keys())} are unpaired: evaluate both on one set"
-        )
+        unpaired = len(a.keys() ^ b.keys())
+        raise EffirError(f"a ratio needs the same queries, {unpaired} are unpaired: evaluate both on one set")
     parts, wholes = np.array([a[query] for query in a]), np.array([b[query] for query in a])
     if not wholes.sum():
         raise EffirError("there is nothing to keep of a mean of 0: name another baseline")
