@@ -27,10 +27,9 @@ DEPTH = 100
 Encode = Callable[[list[str]], Any]
 
 
-def small_encoder(max_tokens: int) -> tuple[Any, Encode]:
-    """Open all-MiniLM-L6-v2 by sentence-transformers; texts are cut where the retriever's are."""
+def small_encoder() -> tuple[Any, Encode]:
+    """Open all-MiniLM-L6-v2 by sentence-transformers; ``max_seq_length`` is the caller's to set."""
     model = SentenceTransformer(str(fetch(MINILM, state_dir("downloads"))), device="cpu")
-    model.max_seq_length = max_tokens
     return model, partial(model.encode, batch_size=BATCH, show_progress_bar=False, normalize_embeddings=True)
 
 
@@ -52,18 +51,25 @@ def quality_of(documents: Encode, queries: Encode, collection: Collection) -> tu
 
 
 @click.command()
-@click.option("--set", "sets", multiple=True, type=(str, click.Path(path_type=Path)), help="NAME and its BEIR folder.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    type=(str, click.Path(path_type=Path), int),
+    help="NAME, its BEIR folder, and the tokens at which its texts are cut.",
+)
 @click.option("--rounds", default=5, show_default=True)
-def main(sets: Sequence[tuple[str, Path]], rounds: int) -> None:
+def main(sets: Sequence[tuple[str, Path, int]], rounds: int) -> None:
     """Evaluate all-MiniLM-L6-v2 on apidocs, apidocs-dev and the sets named, and time it beside the full-size model."""
     params = load_params()
-    model, encode = small_encoder(params.retriever.max_tokens)
-    folders = {"apidocs": EVAL / "apidocs", "apidocs-dev": DEV, **dict(sets)}
+    (model, encode), usual_tokens = small_encoder(), params.retriever.max_tokens
+    usual_sets = [("apidocs", EVAL / "apidocs", usual_tokens), ("apidocs-dev", DEV, usual_tokens)]
     quality, scores = {}, {}
-    for name, folder in folders.items():
+    for name, folder, model.max_seq_length in (*usual_sets, *sets):
         quality[name], scores[name] = quality_of(encode, encode, open_collection(folder))
         click.echo(f"{name}: {quality[name]['ndcg_at_10']:.3f}")
-    documents = [d.content for d in islice(open_collection(folders["apidocs"]).documents(), params.cost.documents)]
+    model.max_seq_length = usual_tokens
+    documents = [d.content for d in islice(open_collection(EVAL / "apidocs").documents(), params.cost.documents)]
     usual = partial(encode_documents, build_retriever(BASE, **retriever_settings(params)), documents, batch_size=BATCH)
     seconds = alternate({"usual": usual, "small": partial(encode, documents)}, rounds)
     embeddings = model[0].model.embeddings.word_embeddings.weight.numel()
@@ -79,12 +85,11 @@ def main(sets: Sequence[tuple[str, Path]], rounds: int) -> None:
         "": lambda row: row["name"],
         "parameters beside the embeddings": lambda row: f"{row['parameters_without_embeddings'] / 1e6:.1f} M",
         "documents, over full size": lambda row: times(row["document_speedup"]),
-        **{f"nDCG@10 {name}": partial(_shown, name) for name in folders},
+        **{f"nDCG@10 {name}, {tokens} tokens": partial(_shown, name) for name, _, tokens in (*usual_sets, *sets)},
     }
-    tokens = params.retriever.max_tokens
-    note = f"Both by sentence-transformers in float32, texts cut at {tokens} tokens, {rounds} alternated rounds."
-    settings = {"documents": len(documents), "rounds": rounds, "max_tokens": tokens}
-    command = " ".join(["outsiders", *(f"--set {name} DIR" for name, _ in sets)])
+    note = f"Speed: both by sentence-transformers in float32, at {usual_tokens} tokens, {rounds} alternated rounds."
+    settings = {"documents": len(documents), "rounds": rounds, "max_tokens": usual_tokens}
+    command = " ".join(["outsiders", *(f"--set {name} DIR {tokens}" for name, _, tokens in sets)])
     save("outsiders", "Small encoders", [row], columns=columns, notes=[note], settings=settings, command=command)
 
 
