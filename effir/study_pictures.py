@@ -19,6 +19,15 @@ SHORT = {"block": ("b", 0.0), "attention": ("a", -0.2), "mlp": ("m", 0.2)}
 SPAN = 0.2
 """nDCG@10 that a panel shows at least: a small difference looks small."""
 
+FONT, MARKER = 7.0, 3.0
+"""Size of a label beside a point, and half the width of the point's marker, in points of type."""
+PLACES = ((5.0, 3.0), (-5.0, 3.0), (5.0, -10.0), (-5.0, -10.0), (8.0, 12.0), (-8.0, 12.0), (8.0, -19.0), (-8.0, -19.0))
+"""Where a label may begin (or, to the left, end), in points of type from its point."""
+
+Label = tuple[str, tuple[float, float], str]
+"""A text, the point that is meant, in data, and a colour."""
+Box = tuple[float, float, float, float]
+
 mpl.use("Agg")
 
 
@@ -65,11 +74,11 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, name in zip(panels, sets, strict=False):
         known = {study: [v for v in variants if name in v.quality] for study, variants in studies.items()}
-        _by_speed(axes, name, {study: variants for study, variants in known.items() if variants}, styles)
+        labels = _by_speed(axes, name, {study: variants for study, variants in known.items() if variants}, styles)
         for row in (row for row in outsiders if name in row["quality"]):
             at = (row["document_speedup"]["median"], row["quality"][name]["ndcg_at_10"])
             axes.plot(*at, "*", color="black", markersize=12, label="_")
-            _label(axes, row["name"], at, "black", ha="right")
+            labels.append((row["name"], at, "black"))
         axes.set(xlabel="documents a second, times the full-size model", ylabel="nDCG@10", title=name)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
@@ -77,6 +86,7 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, high - SPAN), high)
         _tidy(axes)
+        _place(axes, labels)
     for axes in panels:  # the last row may have one too many
         axes.remove()
     figure.suptitle("Quality against measured encoding speed")
@@ -85,19 +95,20 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
 
 def _by_speed(
     axes: Axes, name: str, studies: Mapping[str, Sequence[Variant]], styles: Mapping[str, tuple[str, str]]
-) -> None:
-    points: list[tuple[float, float]] = []
+) -> list[Label]:
+    """Draw a panel's points, front and level; returns what is to be written beside the points."""
+    points, labels = list[tuple[float, float]](), list[Label]()
     for study, variants in studies.items():
         colour, marker = styles[study]
         found = [(v.cost["document_speedup"], v.quality[name]["ndcg_at_10"]) for v in variants]
         points += found
         axes.plot(*zip(*found, strict=True), marker, color=colour, label=study)
-        for variant, at in zip(variants, found, strict=True):
-            _label(axes, variant.name, at, colour)
+        labels += [(variant.name, at, colour) for variant, at in zip(variants, found, strict=True)]
     axes.plot(*zip(*front(points), strict=True), color=GREY, linewidth=1, zorder=0, label="best at its speed")
     key = "bm25_ndcg_at_10"
     for level in {v.quality[name][key] for v in chain(*studies.values()) if key in v.quality[name]}:
         axes.axhline(level, color=GREY, linestyle="--", label="BM25")
+    return labels
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -136,8 +147,39 @@ def layers_picture(variants: Sequence[Variant]) -> Figure | None:
     return figure
 
 
-def _label(axes: Axes, text: str, at: tuple[float, float], colour: str, ha: Literal["left", "right"] = "left") -> None:
-    axes.annotate(text, at, xytext=(4, 5), textcoords="offset points", fontsize=7, color=colour, ha=ha)
+def _place(axes: Axes, labels: Sequence[Label]) -> None:
+    """Write each label where it covers nothing, the first that fits of eight places around its point; else nowhere.
+
+    Places are in points of type, from the point that is meant; a letter is taken for 0.6 of its size wide.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # the layout is not known before
+    taken = [_box(axes.transData.transform(at) / figure.dpi * 72, (0, 0), "x", 0) for _, at, _ in labels]
+    panel = axes.get_window_extent().get_points() / figure.dpi * 72
+    for i, (text, at, colour) in enumerate(labels):
+        middle = axes.transData.transform(at) / figure.dpi * 72
+        for place in PLACES:
+            box = _box(middle, place, text, FONT)
+            inside = panel[0, 0] < box[0] and box[1] < panel[1, 0]
+            if inside and not any(_overlap(box, other) for j, other in enumerate(taken) if j != i):
+                taken.append(box)
+                ha: Literal["left", "right"] = "left" if place[0] > 0 else "right"
+                axes.annotate(text, at, place, textcoords="offset points", fontsize=FONT, color=colour, ha=ha)
+                break
+
+
+def _box(middle: Any, place: tuple[float, float], text: str, size: float) -> Box:
+    """Bound a text, in points of type: left, right, bottom, top; of size 0 it is a marker."""
+    x, y = middle[0] + place[0], middle[1] + place[1]
+    if not size:
+        return x - MARKER, x + MARKER, y - MARKER, y + MARKER
+    wide = 0.6 * size * len(text)
+    return (x, x + wide, y, y + size) if place[0] > 0 else (x - wide, x, y, y + size)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
 def _tidy(axes: Axes) -> None:

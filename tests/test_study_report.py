@@ -103,6 +103,19 @@ def test_speed_and_quality_of_all_studies_stand_in_one_picture_with_outsiders() 
     assert {text.get_text() for text in axes.texts} == {"full", "mlp-2", "worse", "small"}
 
 
+def test_labels_cover_no_other_and_the_one_that_has_no_place_is_left_out() -> None:
+    crowd = [variant_of({**row(f"run{i}", 0.5, 0.6), "cost": {"document_speedup": 2.0}}) for i in range(12)]
+    figure = pareto({"one": [variant_of(row("full", 1.0, 0.6)), *crowd]}, [])
+    axes = figure.axes[0]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert 2 < len(boxes) < 13
+    assert all(
+        axes.get_window_extent().containsx(box.x0) and axes.get_window_extent().containsx(box.x1) for box in boxes
+    )
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_the_layers_that_were_cut_are_drawn_a_row_a_run() -> None:
     cut = {**row("mlp-2", 0.9, 0.5), "layers": {"dropped": [["mlp", 3], ["mlp", 1]], "widths": [8, 0, 6, 0]}}
     whole = {**row("full", 1.0, 0.6), "layers": {"dropped": [], "widths": [8, 8, 8, 8]}}
