@@ -7,15 +7,19 @@ import time
 
 import psutil
 
+KILLED = 128 + signal.SIGTERM
 SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
 
 
 def die_with_parent(poll: float = 0.5) -> None:
     """End this process when the program that started it is gone, looking every ``poll`` seconds.
 
-    A killed DVC leaves its stage alive, and the orphan would overwrite the outputs of the next run.
+    A killed DVC leaves its stage alive, and the orphan would overwrite the outputs of the next run. A stage whose DVC
+    was killed while it was still importing ends at once.
     """
     parent = _starter()
+    if parent is not None and _adopted(parent):
+        os._exit(KILLED)
     if parent is not None:
         threading.Thread(target=_watch, args=(parent, poll), daemon=True).start()
 
@@ -26,7 +30,13 @@ def _starter() -> psutil.Process | None:
     return next((p for p in above if p.name() not in SHELLS), None)
 
 
+def _adopted(parent: psutil.Process) -> bool:
+    """Tell whether what is above a stage of DVC's is who takes orphans: the first process, or a session's systemd."""
+    takes = parent.pid == 1 or parent.name() == "systemd"
+    return takes and "DVC_STAGE" in os.environ and not parent.name().startswith(("python", "dvc"))
+
+
 def _watch(parent: psutil.Process, poll: float) -> None:
     while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
         time.sleep(poll)
-    os._exit(128 + signal.SIGTERM)
+    os._exit(KILLED)

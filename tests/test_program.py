@@ -81,6 +81,35 @@ def test_a_stage_dies_with_the_program_that_started_its_shell(tmp_path: Path) ->
         parent.wait()
 
 
+@pytest.mark.skipif(psutil.Process(1).name().startswith("python"), reason="the first process may be DVC here")
+@pytest.mark.parametrize("variables", [{"DVC_STAGE": "tune"}, {}])
+def test_a_stage_whose_dvc_was_killed_while_it_imported_ends_at_once(tmp_path: Path, variables: dict[str, str]) -> None:
+    late = "import os, time\nwhile os.getppid() == int(__import__('sys').argv[2]): time.sleep(0.05)\n" + CHILD
+    (tmp_path / "child.py").write_text(late)
+    # The shell ends with its child in the background: the first process of the system takes it.
+    command = f"'{sys.executable}' '{tmp_path / 'child.py'}' '{tmp_path / 'pid'}' $$ & echo $!"
+    shell = subprocess.Popen(
+        ["sh", "-c", command],
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert shell.stdout is not None
+    child = psutil.Process(int(shell.stdout.readline()))
+    shell.wait()
+    try:
+        if variables:
+            psutil.wait_procs([child], timeout=20)
+            assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+            assert not (tmp_path / "pid").exists()
+        else:  # not DVC's: a person may start a stage and leave it behind
+            assert wait_for(tmp_path / "pid", 60) == str(child.pid)
+    finally:
+        if child.is_running():
+            child.kill()
+
+
 def test_a_missing_input_is_one_line_on_stderr_and_status_2(project: Path) -> None:
     done = run_stage(project, "prune_depth")
     assert done.returncode == 2
