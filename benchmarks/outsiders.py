@@ -64,8 +64,11 @@ def main(sets: Sequence[tuple[str, Path, int]], rounds: int) -> None:
     params = load_params()
     (model, encode), usual_tokens = small_encoder(), params.retriever.max_tokens
     usual_sets = [("apidocs", EVAL / "apidocs", usual_tokens), ("apidocs-dev", DEV, usual_tokens)]
+    if twice := {name for name, *_ in usual_sets} & {name for name, *_ in sets}:
+        raise click.UsageError(f"{', '.join(sorted(twice))} is evaluated anyway: leave it out")
     quality, scores = {}, {}
-    for name, folder, model.max_seq_length in (*usual_sets, *sets):
+    for name, folder, tokens in (*usual_sets, *sets):
+        model.max_seq_length = tokens
         quality[name], scores[name] = quality_of(encode, encode, open_collection(folder))
         click.echo(f"{name}: {quality[name]['ndcg_at_10']:.3f}")
     model.max_seq_length = usual_tokens
@@ -80,6 +83,7 @@ def main(sets: Sequence[tuple[str, Path, int]], rounds: int) -> None:
         "document_speedup": ratio(seconds["usual"], seconds["small"]),
         "quality": quality,
         "scores": scores,
+        "max_tokens": {name: tokens for name, _, tokens in (*usual_sets, *sets)},
     }
     columns: dict[str, Callable[[Any], str]] = {
         "": lambda row: row["name"],

@@ -27,7 +27,7 @@ def die_with_parent(poll: float = 0.5) -> None:
 def _starter() -> psutil.Process | None:
     # DVC starts a stage through a shell, which outlives it: watch what is above the shells.
     above = psutil.Process().parents()
-    return next((p for p in above if p.name() not in SHELLS), None)
+    return next((p for p in above if p.pid == 1 or p.name() not in SHELLS), None)
 
 
 def _adopted(parent: psutil.Process) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from effir.comparison import Variant, same_text
+from effir.errors import EffirError
 from effir.evaluation.quality import bootstrap_bounds
 from effir.studies import SEED
 
@@ -14,7 +15,8 @@ def over_seeds(variants: Sequence[Variant]) -> list[Variant]:
     """Join the variants whose params differ in ``finetune.seed`` alone, under the name of the first.
 
     A query's score is its mean over seeds, so bounds and tests speak of queries; ``seeds``, ``ndcg_at_10_lowest`` and
-    ``ndcg_at_10_highest`` speak of seeds. Size, speed and layers are those of the first.
+    ``ndcg_at_10_highest`` speak of seeds. Size, speed and layers are those of the first. EffirError where one recipe
+    has a seed twice, or was evaluated on different data.
     """
     recipes: dict[tuple[tuple[str, str], ...], list[Variant]] = {}
     for variant in variants:
@@ -25,6 +27,10 @@ def over_seeds(variants: Sequence[Variant]) -> list[Variant]:
 
 def _joined(members: Sequence[Variant]) -> Variant:
     first = members[0]
+    if len({same_text(member.params.get(SEED, 0)) for member in members}) < len(members):
+        raise EffirError(f"{' and '.join(m.name for m in members)} are one recipe and one seed: remove all but one")
+    if any(member.data != first.data for member in members):
+        raise EffirError(f"{' and '.join(m.name for m in members)} were evaluated on different data: run all anew")
     shared = [name for name in first.quality if all(name in member.quality for member in members)]
     scores = {name: _mean_by_query([member.scores[name] for member in members]) for name in shared}
     quality = {name: _figures([member.quality[name] for member in members], scores[name]) for name in shared}
@@ -36,8 +42,13 @@ def _mean_by_query(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _figures(seeds: Sequence[Mapping[str, float]], scores: Mapping[str, float]) -> dict[str, float]:
-    means = {key: float(np.mean([figures[key] for figures in seeds])) for key in seeds[0]}
+    means = {key: _mean([figures[key] for figures in seeds]) for key in seeds[0]}
     each = [figures["ndcg_at_10"] for figures in seeds]
     low, high = bootstrap_bounds(list(scores.values()))
     spread = {"seeds": float(len(seeds)), "ndcg_at_10_lowest": min(each), "ndcg_at_10_highest": max(each)}
     return {**means, **spread, "ndcg_at_10_low": low, "ndcg_at_10_high": high}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Average; what is the same for all seeds, such as BM25's figures, stays that to the last digit."""
+    return values[0] if len(set(values)) == 1 else float(np.mean(values))

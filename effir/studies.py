@@ -66,6 +66,8 @@ def _seeded(runs: Mapping[str, Mapping[str, Value]], seeds: object, path: Path) 
         raise EffirError(
             f"{path} has seeds of {unknown[0]!r}, which is none of its runs: name one of {', '.join(runs)}"
         )
+    if set_already := sorted(name for name in seeds if SEED in runs[name]):
+        raise EffirError(f"{path} sets {SEED} of {set_already[0]!r} and has seeds of it: leave one of the two out")
     order = range(1, max(seeds.values(), default=0))
     return {f"{name}-seed{i}": {**runs[name], SEED: i} for i in order for name, number in seeds.items() if i < number}
 
@@ -97,15 +99,21 @@ def run_study(
 def _agree(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mapping[str, Scalar], results: Path) -> None:
     """Refuse a row that was made by other params than its run would be made by now."""
     own = flat_settings(settings)
-    plain = {key: value for key, value in params.items() if not any(one.startswith(f"{key}.") for one in own)}
+    plain = {key: value for key, value in params.items() if not any(_one_within_other(key, one) for one in own)}
     made, now = {**NEUTRAL, **row["params"]}, {**plain, **own}
-    other = [key for key in now if not key.startswith(LOCAL) and same_text(made.get(key)) != same_text(now[key])]
+    keys = [*now, *(key for key in made if key not in now and any(_one_within_other(key, one) for one in settings))]
+    other = [key for key in keys if not key.startswith(LOCAL) and same_text(made.get(key)) != same_text(now.get(key))]
     if other:
-        said = ", ".join(f"{key}={made.get(key)}, now {now[key]}" for key in other)
+        said = ", ".join(f"{key}={made.get(key)}, now {now.get(key)}" for key in other)
         raise EffirError(
             f"{results} has {row['name']!r}, made with {said}: go back to that, or remove the row and run "
             f"`dvc exp remove {row['experiment']}`"
         )
+
+
+def _one_within_other(a: str, b: str) -> bool:
+    """Tell whether a key is a mapping that the other is in: `data.train` and `data.train.nq`, of which one can be."""
+    return a.startswith(f"{b}.") or b.startswith(f"{a}.")
 
 
 def in_experiments(say: Callable[[str], None], local: Mapping[str, Value]) -> Run:
@@ -132,7 +140,8 @@ def _ordered(study: Study, rows: Mapping[str, dict[str, Any]]) -> list[dict[str,
 
 
 def _write(results: Path, study: Study, rows: Mapping[str, dict[str, Any]]) -> None:
-    write_json(results, {"question": study.question, "rival": study.rival, "rows": _ordered(study, rows)})
+    asked = {"question": study.question, "baseline": next(iter(study.runs)), "rival": study.rival}
+    write_json(results, {**asked, "rows": _ordered(study, rows)})
 
 
 def _row(name: str, settings: Mapping[str, Value], found: Variant) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
     rows = -(-len(sets) // columns)
     figure = Figure(figsize=(1.5 + 5 * columns, 4.5 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
+    labelled: list[tuple[Axes, list[Label]]] = []
     for axes, name in zip(panels, sets, strict=False):
         known = {study: [v for v in variants if name in v.quality] for study, variants in studies.items()}
         labels = _by_speed(axes, name, {study: variants for study, variants in known.items() if variants}, styles)
@@ -86,10 +87,13 @@ def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, high - SPAN), high)
         _tidy(axes)
-        _place(axes, labels)
+        labelled.append((axes, labels))
     for axes in panels:  # the last row may have one too many
         axes.remove()
     figure.suptitle("Quality against measured encoding speed")
+    figure.draw_without_rendering()  # before, it is not known where anything stands
+    for axes, labels in labelled:
+        _place(axes, labels)
     return figure
 
 
@@ -148,21 +152,20 @@ def layers_picture(variants: Sequence[Variant]) -> Figure | None:
 
 
 def _place(axes: Axes, labels: Sequence[Label]) -> None:
-    """Write each label where it covers nothing, the first that fits of eight places around its point; else nowhere.
+    """Write each label where it covers no other and no marker, the first that fits of eight places; else nowhere.
 
-    Places are in points of type, from the point that is meant; a letter is taken for 0.6 of its size wide.
+    Places are in points of type, from the point that is meant; a letter is taken for 0.6 of its size wide. The figure
+    must have been laid out.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # the layout is not known before
     taken = [_box(axes.transData.transform(at) / figure.dpi * 72, (0, 0), "x", 0) for _, at, _ in labels]
     panel = axes.get_window_extent().get_points() / figure.dpi * 72
     for i, (text, at, colour) in enumerate(labels):
         middle = axes.transData.transform(at) / figure.dpi * 72
         for place in PLACES:
             box = _box(middle, place, text, FONT)
-            inside = panel[0, 0] < box[0] and box[1] < panel[1, 0]
-            if inside and not any(_overlap(box, other) for j, other in enumerate(taken) if j != i):
+            if _within(box, panel) and not any(_overlap(box, other) for j, other in enumerate(taken) if j != i):
                 taken.append(box)
                 ha: Literal["left", "right"] = "left" if place[0] > 0 else "right"
                 axes.annotate(text, at, place, textcoords="offset points", fontsize=FONT, color=colour, ha=ha)
@@ -176,6 +179,10 @@ def _box(middle: Any, place: tuple[float, float], text: str, size: float) -> Box
         return x - MARKER, x + MARKER, y - MARKER, y + MARKER
     wide = 0.6 * size * len(text)
     return (x, x + wide, y, y + size) if place[0] > 0 else (x - wide, x, y, y + size)
+
+
+def _within(box: Box, panel: Any) -> bool:
+    return bool(panel[0, 0] < box[0] and box[1] < panel[1, 0] and panel[0, 1] < box[2] and box[3] < panel[1, 1])
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -26,7 +26,8 @@ def report(results: Path, outsiders: Path | None = None) -> list[Path]:
         found = read_json(path, made_by="report")
         variants = everyone[path.stem] = over_seeds([variant_of(row) for row in found["rows"]])
         with writing(path.with_suffix(".md")) as draft:
-            draft.write_text(table(path.stem, found["question"], variants, found.get("rival")), encoding="utf-8")
+            text = table(path.stem, found["question"], variants, found["baseline"], found["rival"])
+            draft.write_text(text, encoding="utf-8")
         figures = {path.stem: picture(found["question"], variants), f"{path.stem}-layers": layers_picture(variants)}
         written += [path.with_suffix(".md"), *_drawn(results, figures)]
     if everyone:
@@ -49,20 +50,22 @@ def variant_of(row: Mapping[str, Any]) -> Variant:
     return Variant(row["name"], params=row["settings"], layers=row.get("layers", {}), **known)
 
 
-def table(study: str, question: str, variants: Sequence[Variant], rival: str | None = None) -> str:
-    """Write a study as Markdown: sizes, nDCG@10 with bounds, what is kept of the first run, paired tests.
+def table(study: str, question: str, variants: Sequence[Variant], baseline: str, rival: str | None = None) -> str:
+    """Write a study as Markdown: sizes, nDCG@10 with bounds, the share of the baseline's, paired tests.
 
-    Tests are against the first run and the rival. :func:`effir.seeds.over_seeds` joins runs of several seeds before.
+    Tests are against the ``baseline`` and the ``rival``, as far as they were run. :func:`effir.seeds.over_seeds` joins
+    runs of several seeds before.
     """
-    against = [variants[0].name, *(v.name for v in variants[1:] if v.name == rival)]
+    names = [variant.name for variant in variants]
+    against = [name for name in (baseline, rival) if name in names]
     found = [_compared(variants, name) for name in against]
-    sets = found[0].sets
+    sets = list(dict.fromkeys(name for variant in variants for name in variant.quality))
     heads = ["run", "parameters", *(f"nDCG@10 {name}" for name in sets)]
-    heads += [f"of {against[0]}, {name}" for name in sets]
-    heads += [f"less {each.baseline.name}, {name}" for each in found for name in sets]
+    heads += [f"share of {baseline}'s, {name}" for name in sets if baseline in names]
+    heads += [f"difference to {each.baseline.name}, {name}" for each in found for name in sets]
     lines = [
         f"| {' | '.join(cells)} |"
-        for cells in (heads, ["---"] * len(heads), *(_cells(v, found, sets) for v in variants))
+        for cells in (heads, ["---"] * len(heads), *(_cells(v, found, sets, baseline) for v in variants))
     ]
     settings = [f"- `{v.name}`: {', '.join(f'`{key}={value}`' for key, value in v.params.items())}" for v in variants]
     tests = " and of all ".join(f"{each.tests} tests against {each.baseline.name}" for each in found if each.tests)
@@ -70,6 +73,11 @@ def table(study: str, question: str, variants: Sequence[Variant], rival: str | N
         "Parameters are those beside the embeddings, and their share of the run's own base model. Bounds are 95 % over "
         "queries; a row of several seeds is the mean of each query's scores, with the lowest and the highest seed.",
         *([f"Differences are paired over queries, p corrected for the number of all {tests} (Holm)."] if tests else []),
+        *(
+            f"`{name}` was not run yet: nothing is compared with it."
+            for name in (baseline, rival)
+            if name and name not in names
+        ),
         f"`effir study studies/{study}.yaml` makes the runs, experiments `{study}-<run>`; `effir report` this page.",
     ]
     return "\n".join([f"# {question}", "", *lines, "", *notes, "", *settings, ""])
@@ -79,10 +87,10 @@ def _compared(variants: Sequence[Variant], first: str) -> Comparison:
     return compare(sorted(variants, key=lambda variant: variant.name != first))
 
 
-def _cells(variant: Variant, found: Sequence[Comparison], sets: Sequence[str]) -> list[str]:
+def _cells(variant: Variant, found: Sequence[Comparison], sets: Sequence[str], baseline: str) -> list[str]:
     size = f"{variant.cost['parameters_without_embeddings'] / 1e6:.1f} M ({variant.cost['kept_share']:.1%})"
     quality = (_quality(variant.quality.get(name)) for name in sets)
-    kept = (_kept(variant, found[0].baseline, name) for name in sets)
+    kept = (_kept(variant, each, name) for each in found if each.baseline.name == baseline for name in sets)
     return [variant.name, size, *quality, *kept, *(_difference(variant, each, name) for each in found for name in sets)]
 
 
@@ -96,11 +104,12 @@ def _quality(figures: Mapping[str, float] | None) -> str:
     return f"{text}; {figures['seeds']:.0f} seeds {lowest:.3f} to {highest:.3f}"
 
 
-def _kept(variant: Variant, baseline: Variant, name: str) -> str:
-    part, whole = variant.scores.get(name, {}), baseline.scores.get(name, {})
-    if variant is baseline or part.keys() != whole.keys() or not any(whole.values()):
+def _kept(variant: Variant, found: Comparison, name: str) -> str:
+    one = found.difference(variant.name, name)
+    whole = found.baseline.scores.get(name, {})
+    if one is None or one.test is None or not any(whole.values()):
         return ""
-    kept = bootstrap_ratio(part, whole)
+    kept = bootstrap_ratio(variant.scores[name], whole)
     return f"{kept.value:.3f} ({kept.low:.3f} to {kept.high:.3f})"
 
 

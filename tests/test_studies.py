@@ -77,7 +77,7 @@ def test_a_row_keeps_what_its_run_was_and_found(study: Study, tmp_path: Path) ->
     assert "data.mirror" not in rows[1]["params"]
     assert rows[1]["scores"] == {"tiny": {"q": 0.1235}}
     kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert kept == {"question": "Which?", "rival": None, "rows": rows}
+    assert kept == {"question": "Which?", "baseline": "full", "rival": None, "rows": rows}
 
 
 def test_seeds_are_runs_of_their_own_that_come_last_seed_by_seed(tmp_path: Path) -> None:
@@ -89,17 +89,22 @@ def test_seeds_are_runs_of_their_own_that_come_last_seed_by_seed(tmp_path: Path)
 
 def test_a_mapping_takes_the_place_of_the_scalar_that_params_have(tmp_path: Path) -> None:
     """A mix of training sets is several keys of a row, and `data.train` itself is none of them."""
-    (tmp_path / "mixed.yaml").write_text("runs: {one: {data.train: {qed: 2, nq: 1}}}", encoding="utf-8")
-    study, pipeline = read_study(tmp_path / "mixed.yaml"), Pipeline()
+    pipeline = Pipeline()
     params: dict[str, Scalar] = {"data.train": "apidocs", "finetune.seed": 0}
 
     def run(name: str, settings: Mapping[str, Value], log: Path) -> Variant:
         found = pipeline.run(name, settings, log)
         return replace(found, params={"data.train.qed": 2, "data.train.nq": 1, "finetune.seed": 0})
 
-    for _ in range(2):
-        run_study(study, tmp_path / "results.json", tmp_path / "logs", params, run)
+    def study_of(text: str) -> None:
+        (tmp_path / "mixed.yaml").write_text(f"runs: {{one: {{data.train: {text}}}}}", encoding="utf-8")
+        run_study(read_study(tmp_path / "mixed.yaml"), tmp_path / "results.json", tmp_path / "logs", params, run)
+
+    study_of("{qed: 2, nq: 1}")
+    study_of("{qed: 2, nq: 1}")
     assert len(pipeline.ran) == 1
+    with pytest.raises(EffirError, match=r"made with data\.train\.nq=1, now None"):
+        study_of("{qed: 2}")
 
 
 def test_some_runs_can_be_made_before_the_others(study: Study, tmp_path: Path) -> None:
@@ -165,6 +170,7 @@ def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
         ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, seeds, settings"),
         ("runs: {a: {}}\nrival: b", "has the rival 'b', which is none of its runs: name one of a"),
         ("runs: {a: {}}\nseeds: {a: two}", "has seeds that are no numbers: write below `seeds` a run and how many"),
+        ("runs: {a: {finetune.seed: 1}}\nseeds: {a: 2}", "sets finetune.seed of 'a' and has seeds of it"),
         ("runs: {a: {}}\nseeds: {b: 2}", "has seeds of 'b', which is none of its runs: name one of a"),
         ("runs: [", "is not YAML"),
     ],

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from effir.errors import EffirError
 from effir.files import write_json
+from effir.seeds import over_seeds
 from effir.study_pictures import layers_picture, pareto, picture
 from effir.study_report import report, table, variant_of
 
@@ -19,7 +22,7 @@ def row(name: str, share: float, score: float, queries: int = 20) -> dict[str, A
     cost = {"parameters_without_embeddings": 1e8 * share, "kept_share": share, "document_speedup": 1 / share}
     return {
         "name": name,
-        "settings": {"prune.depth": 2},
+        "settings": {"run": name},
         "experiment": f"e-{name}",
         "quality": {"tiny": figures},
         "scores": {"tiny": scores},
@@ -33,10 +36,10 @@ ROWS = [row("full", 1.0, 0.6), row("mlp-2", 0.9, 0.5), row("mlp-10", 0.6, 0.2), 
 
 
 def test_the_table_has_a_line_a_run_with_a_paired_test_against_the_first() -> None:
-    lines = table("direct", "Which?", [variant_of(each) for each in ROWS]).splitlines()
+    lines = table("direct", "Which?", [variant_of(each) for each in ROWS], "full").splitlines()
     assert lines[0] == "# Which?"
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    assert cells[0] == ["run", "parameters", "nDCG@10 tiny", "of full, tiny", "less full, tiny"]
+    assert cells[0] == ["run", "parameters", "nDCG@10 tiny", "share of full's, tiny", "difference to full, tiny"]
     assert [line[0] for line in cells[2:]] == ["full", "mlp-2", "mlp-10", "block-2"]
     assert cells[3][1] == "90.0 M (90.0%)"
     assert cells[2][3:] == ["", ""]
@@ -44,19 +47,19 @@ def test_the_table_has_a_line_a_run_with_a_paired_test_against_the_first() -> No
     assert re.fullmatch(
         r"-0\.100 \(-0\.100 to -0\.100\), p 0\.0003", cells[3][4]
     )  # 1 of 10,001 patterns, times 3 tests
-    assert "- `mlp-2`: `prune.depth=2`" in lines
+    assert "- `mlp-2`: `run=mlp-2`" in lines
 
 
 def test_a_rival_gets_paired_tests_of_its_own() -> None:
-    lines = table("direct", "Which?", [variant_of(each) for each in ROWS[:3]], rival="mlp-10").splitlines()
+    lines = table("direct", "Which?", [variant_of(each) for each in ROWS[:3]], "full", rival="mlp-10").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    assert cells[0][3:] == ["of full, tiny", "less full, tiny", "less mlp-10, tiny"]
+    assert cells[0][3:] == ["share of full's, tiny", "difference to full, tiny", "difference to mlp-10, tiny"]
     assert [line[5].split()[0] if line[5] else "" for line in cells[2:]] == ["+0.400", "+0.300", ""]
 
 
 def test_one_run_is_not_said_to_be_tested() -> None:
-    assert "p corrected" not in table("direct", "Which?", [variant_of(ROWS[0])])
-    assert "all 1 tests against full" in table("direct", "Which?", [variant_of(each) for each in ROWS[:2]])
+    assert "p corrected" not in table("direct", "Which?", [variant_of(ROWS[0])], "full")
+    assert "all 1 tests against full" in table("direct", "Which?", [variant_of(each) for each in ROWS[:2]], "full")
 
 
 def test_seeds_of_one_recipe_are_one_row_with_their_spread(tmp_path: Path) -> None:
@@ -64,11 +67,34 @@ def test_seeds_of_one_recipe_are_one_row_with_their_spread(tmp_path: Path) -> No
         {**row(name, 0.5, 0.4 + 0.1 * seed), "settings": {"finetune.seed": seed}}
         for seed, name in enumerate(["ours", "ours-seed1"])
     ]
-    write_json(tmp_path / "half.json", {"question": "Which?", "rows": [ROWS[0], *ours]})
+    write_json(
+        tmp_path / "half.json", {"question": "Which?", "baseline": "full", "rival": None, "rows": [ROWS[0], *ours]}
+    )
     report(tmp_path)
     lines = [line for line in (tmp_path / "half.md").read_text().splitlines() if line.startswith("| ")]
     assert len(lines) == 4
     assert lines[3].startswith("| ours | 50.0 M (50.0%) | 0.459 (0.456 to 0.463); 2 seeds 0.410 to 0.509 | 0.754 (")
+
+
+def test_seeds_that_are_none_are_refused_and_what_all_share_stays_to_the_last_digit() -> None:
+    level = 0.43148404978982213  # three times this, over three, is another number
+    figures = {"ndcg_at_10": 0.5, "bm25_ndcg_at_10": level}
+    rows = [
+        {**row(f"s{i}", 0.5, 0.4), "quality": {"tiny": figures}, "settings": {"finetune.seed": i}} for i in range(3)
+    ]
+    (one,) = over_seeds([variant_of(each) for each in rows])
+    assert (one.name, one.quality["tiny"]["bm25_ndcg_at_10"]) == ("s0", level)
+    with pytest.raises(EffirError, match="s0 and s0 are one recipe and one seed"):
+        over_seeds([variant_of(rows[0]), variant_of(rows[0])])
+    with pytest.raises(EffirError, match="s0 and s1 were evaluated on different data"):
+        over_seeds([variant_of(rows[0]), variant_of({**rows[1], "data": {"tiny": "another"}})])
+
+
+def test_what_was_not_run_is_told_and_nothing_is_compared_with_it() -> None:
+    lines = table("half", "Which?", [variant_of(each) for each in ROWS[1:3]], "full", rival="paper").splitlines()
+    assert lines[2] == "| run | parameters | nDCG@10 tiny |"
+    assert "`full` was not run yet: nothing is compared with it." in lines
+    assert "`paper` was not run yet: nothing is compared with it." in lines
 
 
 def test_runs_of_one_way_make_one_curve_from_small_to_large() -> None:
@@ -78,7 +104,7 @@ def test_runs_of_one_way_make_one_curve_from_small_to_large() -> None:
 
 
 def test_every_study_gets_its_page_and_picture_the_same_bytes_again(tmp_path: Path) -> None:
-    write_json(tmp_path / "direct.json", {"question": "Which?", "rows": ROWS})
+    write_json(tmp_path / "direct.json", {"question": "Which?", "baseline": "full", "rival": None, "rows": ROWS})
     written = report(tmp_path)
     assert [path.name for path in written] == ["direct.md", "direct.png", "pareto.png"]
     before = [path.read_bytes() for path in written]
@@ -104,16 +130,16 @@ def test_speed_and_quality_of_all_studies_stand_in_one_picture_with_outsiders() 
 
 
 def test_labels_cover_no_other_and_the_one_that_has_no_place_is_left_out() -> None:
-    crowd = [variant_of({**row(f"run{i}", 0.5, 0.6), "cost": {"document_speedup": 2.0}}) for i in range(12)]
-    figure = pareto({"one": [variant_of(row("full", 1.0, 0.6)), *crowd]}, [])
-    axes = figure.axes[0]
+    """Points one on another, points side by side, and a second panel, which moves the first when it gets its titles."""
+    crowd = [row(f"run{i}", 0.5, 0.6) for i in range(12)] + [row(f"near{i}", 0.8 + 0.01 * i, 0.58) for i in range(5)]
+    rows = [{**each, "quality": each["quality"] | {"other": each["quality"]["tiny"]}} for each in crowd]
+    figure = pareto({"one": [variant_of(each) for each in [row("full", 1.0, 0.6), *rows]]}, [])
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert 2 < len(boxes) < 13
-    assert all(
-        axes.get_window_extent().containsx(box.x0) and axes.get_window_extent().containsx(box.x1) for box in boxes
-    )
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    for axes in figure.axes:
+        panel, boxes = axes.get_window_extent(), [text.get_window_extent() for text in axes.texts]
+        assert 4 < len(boxes) < 18
+        assert all(panel.contains(box.x0, box.y0) and panel.contains(box.x1, box.y1) for box in boxes)
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_the_layers_that_were_cut_are_drawn_a_row_a_run() -> None:
@@ -134,7 +160,7 @@ def test_no_results_write_nothing(tmp_path: Path) -> None:
 
 def test_runs_on_other_data_are_told_apart_and_a_set_that_a_run_lacks_is_told() -> None:
     other, bare = {**row("mlp-2", 0.9, 0.5), "data": {"tiny": "another"}}, {**row("mlp-5", 0.8, 0.4), "quality": {}}
-    lines = table("direct", "Which?", [variant_of(each) for each in (ROWS[0], other, bare)])
+    lines = table("direct", "Which?", [variant_of(each) for each in (ROWS[0], other, bare)], "full")
     assert "the two were evaluated on different data" in lines
     assert "| not evaluated |" in lines
     assert "mlp" in {
