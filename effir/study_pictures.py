@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from effir.comparison import Variant
 
@@ -26,7 +27,6 @@ PLACES = ((5.0, 3.0), (-5.0, 3.0), (5.0, -10.0), (-5.0, -10.0), (8.0, 12.0), (-8
 
 Label = tuple[str, tuple[float, float], str]
 """A text, the point that is meant, in data, and a colour."""
-Box = tuple[float, float, float, float]
 
 mpl.use("Agg")
 
@@ -154,39 +154,24 @@ def layers_picture(variants: Sequence[Variant]) -> Figure | None:
 def _place(axes: Axes, labels: Sequence[Label]) -> None:
     """Write each label where it covers no other and no marker, the first that fits of eight places; else nowhere.
 
-    Places are in points of type, from the point that is meant; a letter is taken for 0.6 of its size wide. The figure
-    must have been laid out.
+    The figure must have been laid out.
     """
-    figure = axes.get_figure(root=True)
+    figure, panel = axes.get_figure(root=True), axes.get_window_extent()
     assert figure is not None
-    taken = [_box(axes.transData.transform(at) / figure.dpi * 72, (0, 0), "x", 0) for _, at, _ in labels]
-    panel = axes.get_window_extent().get_points() / figure.dpi * 72
+    half = MARKER * figure.dpi / 72
+    points = axes.transData.transform([at for _, at, _ in labels])
+    markers = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in points]
+    written: list[Bbox] = []
     for i, (text, at, colour) in enumerate(labels):
-        middle = axes.transData.transform(at) / figure.dpi * 72
+        others = [*written, *markers[:i], *markers[i + 1 :]]
         for place in PLACES:
-            box = _box(middle, place, text, FONT)
-            if _within(box, panel) and not any(_overlap(box, other) for j, other in enumerate(taken) if j != i):
-                taken.append(box)
-                ha: Literal["left", "right"] = "left" if place[0] > 0 else "right"
-                axes.annotate(text, at, place, textcoords="offset points", fontsize=FONT, color=colour, ha=ha)
+            ha: Literal["left", "right"] = "left" if place[0] > 0 else "right"
+            label = axes.annotate(text, at, place, textcoords="offset points", fontsize=FONT, color=colour, ha=ha)
+            box = label.get_window_extent()
+            if panel.contains(*box.min) and panel.contains(*box.max) and not box.count_overlaps(others):
+                written.append(box)
                 break
-
-
-def _box(middle: Any, place: tuple[float, float], text: str, size: float) -> Box:
-    """Bound a text, in points of type: left, right, bottom, top; of size 0 it is a marker."""
-    x, y = middle[0] + place[0], middle[1] + place[1]
-    if not size:
-        return x - MARKER, x + MARKER, y - MARKER, y + MARKER
-    wide = 0.6 * size * len(text)
-    return (x, x + wide, y, y + size) if place[0] > 0 else (x - wide, x, y, y + size)
-
-
-def _within(box: Box, panel: Any) -> bool:
-    return bool(panel[0, 0] < box[0] and box[1] < panel[1, 0] and panel[0, 1] < box[2] and box[3] < panel[1, 1])
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
+            label.remove()
 
 
 def _tidy(axes: Axes) -> None:

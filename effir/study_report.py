@@ -56,8 +56,11 @@ def table(study: str, question: str, variants: Sequence[Variant], baseline: str,
     Tests are against the ``baseline`` and the ``rival``, as far as they were run. :func:`effir.seeds.over_seeds` joins
     runs of several seeds before.
     """
-    names = [variant.name for variant in variants]
-    against = [name for name in (baseline, rival) if name in names]
+    names, asked = (
+        [variant.name for variant in variants],
+        [baseline, *([rival] if rival not in (None, baseline) else [])],
+    )
+    against = [name for name in asked if name in names]
     found = [_compared(variants, name) for name in against]
     sets = list(dict.fromkeys(name for variant in variants for name in variant.quality))
     heads = ["run", "parameters", *(f"nDCG@10 {name}" for name in sets)]
@@ -73,11 +76,7 @@ def table(study: str, question: str, variants: Sequence[Variant], baseline: str,
         "Parameters are those beside the embeddings, and their share of the run's own base model. Bounds are 95 % over "
         "queries; a row of several seeds is the mean of each query's scores, with the lowest and the highest seed.",
         *([f"Differences are paired over queries, p corrected for the number of all {tests} (Holm)."] if tests else []),
-        *(
-            f"`{name}` was not run yet: nothing is compared with it."
-            for name in (baseline, rival)
-            if name and name not in names
-        ),
+        *(f"`{name}` was not run yet: nothing is compared with it." for name in asked if name not in names),
         f"`effir study studies/{study}.yaml` makes the runs, experiments `{study}-<run>`; `effir report` this page.",
     ]
     return "\n".join([f"# {question}", "", *lines, "", *notes, "", *settings, ""])

@@ -90,6 +90,12 @@ def test_seeds_that_are_none_are_refused_and_what_all_share_stays_to_the_last_di
         over_seeds([variant_of(rows[0]), variant_of({**rows[1], "data": {"tiny": "another"}})])
 
 
+def test_a_baseline_that_is_its_own_rival_is_compared_with_once() -> None:
+    lines = table("shorter", "Which?", [variant_of(each) for each in ROWS[:2]], "full", rival="full").splitlines()
+    assert lines[2] == "| run | parameters | nDCG@10 tiny | share of full's, tiny | difference to full, tiny |"
+    assert "| " + " | ".join(["full", "100.0 M (100.0%)"]) in lines[4]
+
+
 def test_what_was_not_run_is_told_and_nothing_is_compared_with_it() -> None:
     lines = table("half", "Which?", [variant_of(each) for each in ROWS[1:3]], "full", rival="paper").splitlines()
     assert lines[2] == "| run | parameters | nDCG@10 tiny |"
