@@ -17,7 +17,7 @@ from effir.precision import arithmetic, uses_bfloat16
 from effir.ranking import ranking_loss
 from effir.training import add_adapters
 from stages.paths import WIDTH
-from stages.settings import healing_adapters, healing_schedule
+from stages.settings import adapters_of, healing_schedule
 
 WAYS = ((16, 0), (32, 0), (16, 8), (128, 16), (128, 32))
 """Queries a step, and texts of which activations are held; 0 holds all."""
@@ -30,7 +30,7 @@ def step(batch_size: int, mini_batch: int) -> dict[str, Any]:
     schedule = healing_schedule(params)
     model = opened(WIDTH, params)
     columns = batches(model, batch_size, params.finetune.negatives, schedule.max_tokens)[:STEPS]
-    add_adapters(model, healing_adapters(params), schedule.seed)
+    add_adapters(model, adapters_of(params, params.finetune.lora_rank), schedule.seed)
     loss = ranking_loss(model, params.finetune.temperature, mini_batch=mini_batch)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser, seconds = torch.optim.AdamW(trained, lr=1e-6), []

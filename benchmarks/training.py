@@ -28,7 +28,7 @@ from effir.restoration import RestorationLoss
 from effir.retriever import build_retriever
 from effir.training import add_adapters
 from stages.paths import BASE, DEPTH, RESTORED, TRAIN, TUNED, WIDTH
-from stages.settings import gate_schedule, healing_adapters, healing_schedule, restoring_schedule, retriever_settings
+from stages.settings import adapters_of, gate_schedule, healing_schedule, restoring_schedule, retriever_settings
 
 BATCHES = 3
 OURS = "effir"
@@ -161,7 +161,7 @@ def healing(params: Params, compiled: bool) -> Iterator[Step]:
     for way in ("as peft does", *(["torch.compile"] if compiled else []), OURS):
         model = opened(WIDTH, params)
         columns = batches(model, schedule.batch_size, params.finetune.negatives, schedule.max_tokens)
-        add_adapters(model, healing_adapters(params), schedule.seed)
+        add_adapters(model, adapters_of(params, params.finetune.lora_rank), schedule.seed)
         if way == "torch.compile":
             model[0].model.compile(dynamic=True)
         held = Frozen(model, arithmetic(schedule.precision)) if way == OURS else nullcontext()
@@ -176,7 +176,7 @@ def restoring(params: Params) -> Iterator[Step]:
     for way in ("as peft does", OURS):
         model, teacher = opened(DEPTH, params), opened(TUNED, params)
         columns = batches(model, schedule.batch_size, 0, schedule.max_tokens)
-        add_adapters(model, healing_adapters(params), schedule.seed)
+        add_adapters(model, adapters_of(params, params.restore.lora_rank), schedule.seed)
         held: AbstractContextManager[object] = nullcontext()
         if way == OURS:
             pack(teacher[0].model, arithmetic(schedule.precision))

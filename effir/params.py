@@ -51,6 +51,7 @@ class TuneParams(Section):
     steps: Amount = Field(description="optimiser steps at full size; 0 cuts the language model, as the paper does")
     batch_size: Annotated[int, Field(ge=2)] = Field(description="queries in a step, two or more: in-batch negatives")
     learning_rate: Positive = Field(description="the peak learning rate of the adapters")
+    lora_rank: Count = Field(description="the rank of the adapters")
 
 
 class AnalyzeParams(Section):
@@ -88,6 +89,7 @@ class RestoreParams(Section):
     steps: Amount = Field(description="optimiser steps; 0 restores nothing")
     batch_size: Annotated[int, Field(ge=2)] = Field(description="training pairs in a step, two or more")
     learning_rate: Positive = Field(description="the peak learning rate of the adapters")
+    lora_rank: Count = Field(description="the rank of the adapters")
 
 
 class RetrieverParams(Section):
@@ -127,7 +129,7 @@ class FinetuneParams(Section):
     miner: Literal["bm25", "teacher"] = Field(description="bm25 or teacher, which must be a bi-encoder then")
     teacher_margin: float = Field(description="how far below the positive a hard negative must lie by the teacher")
     lora_rank: Count = Field(description="the rank of the adapters")
-    lora_alpha: Positive = Field(description="the scale of the adapters times their rank")
+    lora_scaling: Positive = Field(description="alpha / rank of all adapters")
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="dropout before the adapters")
     max_tokens: Annotated[int, Field(ge=8)] = Field(description="the length at which a training text is cut, in tokens")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto, float32 or bfloat16")

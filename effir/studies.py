@@ -18,8 +18,15 @@ KEYS = {"question", "settings", "rival", "runs", "seeds"}
 SEED = "finetune.seed"
 LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Keys of params.yaml that do not decide what a run finds."""
-NEUTRAL: Mapping[str, Scalar] = {}
+NEUTRAL: Mapping[str, Scalar] = {"tune.lora_rank": 16, "restore.lora_rank": 16, "finetune.lora_scaling": 2.0}
 """Keys that came after rows that are kept, and the value that does what was done before them."""
+IDLE = {
+    "tune.": "tune.steps",
+    "restore.": "restore.steps",
+    "finetune.learning_rate": "finetune.steps",
+    "finetune.lora_rank": "finetune.steps",
+}
+"""Keys of a stage that decide nothing where the steps are 0 that it takes."""
 
 Run = Callable[[str, Mapping[str, Value], Path], Variant]
 
@@ -102,13 +109,20 @@ def _agree(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mappin
     plain = {key: value for key, value in params.items() if not any(_one_within_other(key, one) for one in own)}
     made, now = {**NEUTRAL, **row["params"]}, {**plain, **own}
     keys = [*now, *(key for key in made if key not in now and any(_one_within_other(key, one) for one in settings))]
-    other = [key for key in keys if not key.startswith(LOCAL) and same_text(made.get(key)) != same_text(now.get(key))]
+    compared = [key for key in keys if not (key.startswith(LOCAL) or _idle(key, now))]
+    other = [key for key in compared if same_text(made.get(key)) != same_text(now.get(key))]
     if other:
         said = ", ".join(f"{key}={made.get(key)}, now {now.get(key)}" for key in other)
         raise EffirError(
             f"{results} has {row['name']!r}, made with {said}: go back to that, or remove the row and run "
             f"`dvc exp remove {row['experiment']}`"
         )
+
+
+def _idle(key: str, params: Mapping[str, Scalar]) -> bool:
+    """Tell whether a key is of a stage that does nothing, and does not say so itself."""
+    steps = next((steps for prefix, steps in IDLE.items() if key.startswith(prefix)), key)
+    return steps != key and same_text(params.get(steps)) == same_text(0)
 
 
 def _one_within_other(a: str, b: str) -> bool:

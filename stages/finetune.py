@@ -6,7 +6,7 @@ from effir.files import require, write_json
 from stages.healing import heal_retriever, outside_opinion, own_opinion
 from stages.paths import HEALED, LOSS, WIDTH
 from stages.program import running
-from stages.settings import healing_schedule
+from stages.settings import adapters_of, healing_schedule
 
 
 @click.command()
@@ -15,7 +15,16 @@ def main() -> None:
     with running("finetune") as stage:
         params, width = stage.params, require(WIDTH, made_by="prune_width")
         opinion = own_opinion(params) if params.taught_by_own else outside_opinion(params)
-        write_json(LOSS, heal_retriever(params, width, HEALED, healing_schedule(params), opinion, stage.log))
+        curve = heal_retriever(
+            params,
+            width,
+            HEALED,
+            adapters=adapters_of(params, params.finetune.lora_rank),
+            schedule=healing_schedule(params),
+            opinion=opinion,
+            log=stage.log,
+        )
+        write_json(LOSS, curve)
 
 
 if __name__ == "__main__":

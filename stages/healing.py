@@ -11,9 +11,9 @@ from effir.ranking import Lesson
 from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever, save_retriever
 from effir.teacher import taught_examples
-from effir.training import Log, Schedule, heal
+from effir.training import Adapters, Log, Schedule, heal
 from stages.paths import OWN_TEACHER, TEACHER, TRAIN
-from stages.settings import healing_adapters, retriever_settings
+from stages.settings import retriever_settings
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,17 @@ def own_opinion(params: Params) -> Opinion:
 
 
 def heal_retriever(
-    params: Params, source: Path, into: Path, schedule: Schedule, opinion: Opinion, log: Log
+    params: Params,
+    source: Path,
+    into: Path,
+    *,
+    adapters: Adapters,
+    schedule: Schedule,
+    opinion: Opinion,
+    log: Log,
 ) -> list[dict[str, float]]:
     """Heal the checkpoint ``source`` as a retriever, write it as ``into``, and return the loss curve."""
-    finetune, adapters = params.finetune, healing_adapters(params)
+    finetune = params.finetune
     mined = load_examples(require(TRAIN, made_by="download"), "train", params.mined_negatives)
     chosen = finetune.teacher_margin, finetune.negatives, finetune.miner
     examples, teacher = taught_examples(opinion.folder, drawn(mined, finetune.examples), *chosen)

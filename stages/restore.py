@@ -13,7 +13,7 @@ from effir.resuming import checkpoints_for
 from effir.retriever import build_retriever
 from stages.paths import DEPTH, RESTORATION, RESTORED, TRAIN, TUNED
 from stages.program import running
-from stages.settings import healing_adapters, restoring_schedule, retriever_settings
+from stages.settings import adapters_of, restoring_schedule, retriever_settings
 
 
 @click.command()
@@ -22,15 +22,16 @@ def main() -> None:
     with running("restore") as stage:
         params = stage.params
         settings, schedule = retriever_settings(params), restoring_schedule(params)
+        adapters = adapters_of(params, params.restore.lora_rank)
         model = build_retriever(require(DEPTH, made_by="prune_depth"), **settings)
-        identity = {**settings, **asdict(schedule), **asdict(healing_adapters(params))}
+        identity = {**settings, **asdict(schedule), **asdict(adapters)}
         curve: list[dict[str, float]] = []
         if schedule.steps and shape_of(DEPTH) != shape_of(TUNED):
             curve = restore(
                 model,
                 build_retriever(require(TUNED, made_by="tune"), **settings),
                 load_examples(require(TRAIN, made_by="download"), "train", negatives=0),
-                adapters=healing_adapters(params),
+                adapters=adapters,
                 schedule=schedule,
                 checkpoints=checkpoints_for("restore", identity, [TUNED, DEPTH, TRAIN]),
                 log=stage.log,

@@ -87,6 +87,7 @@ def _schedule(params: Params, steps: int, batch_size: int, learning_rate: float,
     )
 
 
-def healing_adapters(params: Params) -> Adapters:
-    """Say what the healing trains."""
-    return Adapters(params.finetune.lora_rank, params.finetune.lora_alpha, params.finetune.lora_dropout)
+def adapters_of(params: Params, rank: int) -> Adapters:
+    """Say what trains: adapters of a rank, each stage's own, of one scaling for all."""
+    finetune = params.finetune
+    return Adapters(rank, finetune.lora_scaling * rank, finetune.lora_dropout)

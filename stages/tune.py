@@ -8,7 +8,7 @@ from effir.files import require, write_json, writing
 from stages.healing import heal_retriever, outside_opinion
 from stages.paths import BASE, TUNED, TUNING
 from stages.program import running
-from stages.settings import tuning_schedule
+from stages.settings import adapters_of, tuning_schedule
 
 
 @click.command()
@@ -17,7 +17,15 @@ def main() -> None:
     with running("tune") as stage:
         params, base, curve = stage.params, require(BASE, made_by="download"), list[dict[str, float]]()
         if params.tune.steps:
-            curve = heal_retriever(params, base, TUNED, tuning_schedule(params), outside_opinion(params), stage.log)
+            curve = heal_retriever(
+                params,
+                base,
+                TUNED,
+                adapters=adapters_of(params, params.tune.lora_rank),
+                schedule=tuning_schedule(params),
+                opinion=outside_opinion(params),
+                log=stage.log,
+            )
         else:
             with writing(TUNED) as draft:
                 shutil.copytree(base, draft)

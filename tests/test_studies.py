@@ -155,6 +155,18 @@ def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_b
         studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.examples": 1600})
 
 
+@pytest.mark.parametrize("section", ["restore", "tune", "finetune"])
+def test_settings_of_a_stage_that_does_nothing_decide_nothing(tmp_path: Path, section: str) -> None:
+    later = {**PARAMS, f"{section}.learning_rate": 0.002}
+    idle = Study("direct", "Which?", {"full": {f"{section}.steps": 0}})
+    studied(idle, tmp_path, Pipeline())
+    assert len(studied(idle, tmp_path, Pipeline(failing="direct-full"), later)) == 1
+    at_work = Study("heal", "Which?", {"full": {f"{section}.steps": 40}})
+    studied(at_work, tmp_path / "heal", Pipeline())
+    with pytest.raises(EffirError, match=rf"made with {section}\.learning_rate=None, now 0\.002: go back"):
+        studied(at_work, tmp_path / "heal", Pipeline(), later)
+
+
 def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
     in_experiments(print, {"data.mirror": "file:///there"})
     with pytest.raises(
