@@ -182,7 +182,7 @@ class Reading(ast.NodeVisitor):
         setting = SETTINGS.get(ast.unparse(node.func))
         if setting is not None and self.path(node.args[0]) == ():
             self.read |= keys_read(setting, {"params": ()})
-            for other in node.args[1:]:
+            for other in [*node.args[1:], *node.keywords]:
                 self.visit(other)
         else:
             self.generic_visit(node)
