@@ -20,13 +20,15 @@ LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Keys of params.yaml that do not decide what a run finds."""
 NEUTRAL: Mapping[str, Scalar] = {"tune.lora_rank": 16, "restore.lora_rank": 16, "finetune.lora_scaling": 2.0}
 """Keys that came after rows that are kept, and the value that does what was done before them."""
-IDLE = {
-    "tune.": "tune.steps",
-    "restore.": "restore.steps",
-    "finetune.learning_rate": "finetune.steps",
-    "finetune.lora_rank": "finetune.steps",
+IDLE: Mapping[str, tuple[str, Scalar]] = {
+    "tune.": ("tune.steps", 0),
+    "analyze.": ("prune.depth", 0),
+    "restore.": ("restore.steps", 0),
+    "prune.method": ("prune.width", 1.0),
+    "finetune.learning_rate": ("finetune.steps", 0),
+    "finetune.lora_rank": ("finetune.steps", 0),
 }
-"""Keys of a stage that decide nothing where the steps are 0 that it takes."""
+"""Keys that decide nothing where another says that there is nothing to do."""
 
 Run = Callable[[str, Mapping[str, Value], Path], Variant]
 
@@ -121,8 +123,8 @@ def _agree(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mappin
 
 def _idle(key: str, params: Mapping[str, Scalar]) -> bool:
     """Tell whether a key is of a stage that does nothing, and does not say so itself."""
-    steps = next((steps for prefix, steps in IDLE.items() if key.startswith(prefix)), key)
-    return steps != key and same_text(params.get(steps)) == same_text(0)
+    decides, nothing = next((idle for prefix, idle in IDLE.items() if key.startswith(prefix)), (key, None))
+    return decides != key and same_text(params.get(decides)) == same_text(nothing)
 
 
 def _one_within_other(a: str, b: str) -> bool:

@@ -155,15 +155,26 @@ def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_b
         studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.examples": 1600})
 
 
-@pytest.mark.parametrize("section", ["restore", "tune", "finetune"])
-def test_settings_of_a_stage_that_does_nothing_decide_nothing(tmp_path: Path, section: str) -> None:
-    later = {**PARAMS, f"{section}.learning_rate": 0.002}
-    idle = Study("direct", "Which?", {"full": {f"{section}.steps": 0}})
+@pytest.mark.parametrize(
+    ("key", "value", "decides", "nothing", "something"),
+    [
+        ("restore.learning_rate", 0.002, "restore.steps", 0, 40),
+        ("tune.learning_rate", 0.002, "tune.steps", 0, 40),
+        ("finetune.learning_rate", 0.002, "finetune.steps", 0, 40),
+        ("prune.method", "taylor", "prune.width", 1.0, 0.7),
+        ("analyze.criterion", "one_by_one", "prune.depth", 0, 5),
+    ],
+)
+def test_settings_of_a_stage_that_does_nothing_decide_nothing(
+    tmp_path: Path, key: str, value: Scalar, decides: str, nothing: float, something: float
+) -> None:
+    later = {**PARAMS, key: value}
+    idle = Study("direct", "Which?", {"full": {decides: nothing}})
     studied(idle, tmp_path, Pipeline())
     assert len(studied(idle, tmp_path, Pipeline(failing="direct-full"), later)) == 1
-    at_work = Study("heal", "Which?", {"full": {f"{section}.steps": 40}})
+    at_work = Study("heal", "Which?", {"full": {decides: something}})
     studied(at_work, tmp_path / "heal", Pipeline())
-    with pytest.raises(EffirError, match=rf"made with {section}\.learning_rate=None, now 0\.002: go back"):
+    with pytest.raises(EffirError, match=rf"made with {key}=None, now {value}: go back"):
         studied(at_work, tmp_path / "heal", Pipeline(), later)
 
 
