@@ -87,38 +87,43 @@ def run_study(
     """Run what has no row in ``results`` yet, write the row at once, and return all rows in the study's order.
 
     ``only`` names the runs to make now, where not all are wanted.
-    ``params`` are params.yaml's, flat: rows that were made with others, beside what a study sets, are not mixed with
-    new ones. ``folder`` keeps DVC's logs. A study that was killed goes on with the run that it lost. EffirError where
-    a row was made otherwise than it would be now, a run fails, or ``only`` names none of the study's.
+    ``params`` are params.yaml's, flat: what was made with others, beside what a study sets, is not mixed with new rows.
+    ``folder`` keeps DVC's logs. A study that was killed goes on with the run that it lost. EffirError where a row or an
+    experiment was made otherwise than it would be now, a run fails, or ``only`` names none of the study's.
     """
     if unknown := sorted(set(only) - study.runs.keys()):
         raise EffirError(f"{study.name} has no run {unknown[0]!r}: it has {', '.join(study.runs)}")
     rows = {row["name"]: row for row in _known(results)}
     for name, settings in study.runs.items():
         if name in rows:
-            _agree(rows[name], settings, params, results)
+            if made := _made_otherwise(rows[name], settings, params):
+                raise EffirError(
+                    f"{results} has {name!r}, made with {made}: go back to that, or remove the row and run "
+                    f"`dvc exp remove {rows[name]['experiment']}`"
+                )
         elif name in (only or study.runs):
             experiment = f"{study.name}-{name}"
-            rows[name] = _row(name, settings, run(experiment, settings, folder / f"{experiment}.log"))
+            row = _row(name, settings, run(experiment, settings, folder / f"{experiment}.log"))
+            if made := _made_otherwise(row, settings, params):
+                raise EffirError(
+                    f"the experiment {experiment} was made with {made}: go back to that, or run "
+                    f"`dvc exp remove {experiment}`"
+                )
+            rows[name] = row
             _write(results, study, rows)
     _write(results, study, rows)  # what the study asks may have changed, and which runs it has
     return _ordered(study, rows)
 
 
-def _agree(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mapping[str, Scalar], results: Path) -> None:
-    """Refuse a row that was made by other params than its run would be made by now."""
+def _made_otherwise(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mapping[str, Scalar]) -> str:
+    """Say by which other params a row was made than its run would be made by now; nothing where there are none."""
     own = flat_settings(settings)
     plain = {key: value for key, value in params.items() if not any(_one_within_other(key, one) for one in own)}
     made, now = {**NEUTRAL, **row["params"]}, {**plain, **own}
     keys = [*now, *(key for key in made if key not in now and any(_one_within_other(key, one) for one in settings))]
     compared = [key for key in keys if not (key.startswith(LOCAL) or _idle(key, now))]
     other = [key for key in compared if same_text(made.get(key)) != same_text(now.get(key))]
-    if other:
-        said = ", ".join(f"{key}={made.get(key)}, now {now.get(key)}" for key in other)
-        raise EffirError(
-            f"{results} has {row['name']!r}, made with {said}: go back to that, or remove the row and run "
-            f"`dvc exp remove {row['experiment']}`"
-        )
+    return ", ".join(f"{key}={made.get(key)}, now {now.get(key)}" for key in other)
 
 
 def _idle(key: str, params: Mapping[str, Scalar]) -> bool:

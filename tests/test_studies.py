@@ -145,6 +145,13 @@ def test_rows_of_other_params_are_not_mixed_with_new_ones(study: Study, tmp_path
         studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.seed": 1})
 
 
+def test_an_older_experiment_of_the_name_is_no_row(study: Study, tmp_path: Path) -> None:
+    said = r"^the experiment direct-full was made with finetune\.seed=0, now 1: go back to that, or run `dvc exp"
+    with pytest.raises(EffirError, match=said):
+        studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.seed": 1})
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_before(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
