@@ -170,7 +170,7 @@ def healing(params: Params, compiled: bool) -> Iterator[Step]:
 
 
 def restoring(params: Params) -> Iterator[Step]:
-    """Restore towards the base model: as peft does, and as effir does, whose teacher is packed too."""
+    """Restore towards the tuned model: as peft does, and as effir does, whose teacher is packed too."""
     schedule, bfloat16 = restoring_schedule(params), uses_bfloat16(params.finetune.precision)
     own, teacher_flops = (shape_of(folder).flops_per_token(schedule.max_tokens) for folder in (DEPTH, TUNED))
     for way in ("as peft does", OURS):

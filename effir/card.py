@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
+from effir.params import Params
 from effir.provenance import Origin
 
 Figures = Mapping[str, float]
+DROPPED = {"mlp": "MLPs", "attention": "attentions", "block": "blocks", "either": "sublayers"}
 
 
 def description(quality: Mapping[str, Figures], cost: Figures) -> str:
@@ -32,10 +34,28 @@ def result_table(quality: Mapping[str, Figures], cost: Figures) -> str:
     )
 
 
+def recipe(params: Params) -> str:
+    """Say what the pipeline did to the base model, step by step; a stage that has nothing to do is not named."""
+    prune, teacher = params.prune, f"`{params.finetune.teacher}`" if params.finetune.teacher else ""
+    healers = {"tuned": teacher, "healed": "its own whole" if params.taught_by_own else teacher}
+    taught = {done: f", taught by {by}" if by else "" for done, by in healers.items()}
+    steps = {
+        f"tuned for {params.tune.steps} steps{taught['tuned']}": params.tune.steps > 0,
+        f"{prune.depth} {DROPPED[prune.sublayer]} dropped": prune.depth > 0,
+        f"restored for {params.restore.steps} steps": prune.depth > 0 and params.restore.steps > 0,
+        f"{prune.width:.0%} of its MLP channels kept": prune.width < 1,
+        f"healed for {params.finetune.steps} steps{taught['healed']}": params.finetune.steps > 0,
+    }
+    return "; ".join(step for step, done in steps.items() if done) or "nothing was cut or trained"
+
+
 def model_card(
-    variant: str, quality: Mapping[str, Figures], cost: Figures, origin: Origin, prompts: Mapping[str, str]
+    variant: str, quality: Mapping[str, Figures], cost: Figures, origin: Origin, prompts: Mapping[str, str], made: str
 ) -> str:
-    """Write a model card in the Hugging Face Hub's format, whose front matter holds the figures too."""
+    """Write a model card in the Hugging Face Hub's format, whose front matter holds the figures too.
+
+    ``made`` is what :func:`recipe` says.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
     data = ModelCardData(
@@ -56,21 +76,18 @@ def model_card(
             for metric in ("ndcg_at_10", "recall_at_100")
         ],
     )
-    return "\n".join(["---", data.to_yaml().strip(), "---", "", _body(variant, quality, cost, origin, prompts)])
+    return "\n".join(["---", data.to_yaml().strip(), "---", "", _body(variant, quality, cost, origin, prompts, made)])
 
 
 def _body(
-    variant: str, quality: Mapping[str, Figures], cost: Figures, origin: Origin, prompts: Mapping[str, str]
+    variant: str, quality: Mapping[str, Figures], cost: Figures, origin: Origin, prompts: Mapping[str, str], made: str
 ) -> str:
     licences = "; ".join(f"{name}: {', '.join(found)}" for name, found in origin.data_licences.items())
-    teachers = [f"`{origin.teacher}`"] * bool(origin.teacher) + ["its own whole"] * origin.taught_by_own
-    taught = f", taught by {', then by '.join(teachers)}" if teachers else ""
     changed = f", with changes in {', '.join(origin.code.changed)}" if origin.code.changed else ""
     named = "; ".join(f"`{name}`: `{text}`" for name, text in prompts.items() if text) or "none"
     return f"""# {variant}
 
-A dense retriever that [effir](https://arxiv.org/abs/2512.20612) made of `{origin.base}`: redundant sublayers dropped,
-the remaining MLPs slimmed, healed by fine-tuning{taught}.
+A dense retriever that [effir](https://arxiv.org/abs/2512.20612) made of `{origin.base}`: {made}.
 
 {result_table(quality, cost)}
 

@@ -84,6 +84,8 @@ def create_index(folder: Path, documents: Iterable[Document], encode: Encode, mo
     EffirError: an index that is there already, a factory that cannot grow, documents that are none.
     """
     check_growable(factory)
+    if folder.exists() and not folder.is_dir():
+        raise EffirError(f"{folder} is a file: name a folder for the index")
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if (folder / MANIFEST).exists():
@@ -149,8 +151,7 @@ class GrowingIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = read_manifest(folder)
-        opened = [_Segment(folder, name, dead) for name, dead in self.manifest.segments.items()]
+        self.manifest, opened = _opened(folder)
         self._segments = [segment for segment in opened if segment.count]
         self.count = sum(segment.count for segment in self._segments)
 
@@ -161,6 +162,18 @@ class GrowingIndex:
         by_segment = [segment.search(vectors, k) for segment in self._segments]
         every_row = ([hit for hits in found for hit in hits] for found in zip(*by_segment, strict=True))
         return [sorted(hits, key=lambda hit: -hit.score)[:k] for hits in every_row]
+
+
+def _opened(folder: Path) -> tuple[Manifest, list["_Segment"]]:
+    """Open the segments that the manifest names; those of the next one where another process merged them meanwhile."""
+    manifest = read_manifest(folder)
+    while True:
+        try:
+            return manifest, [_Segment(folder, name, dead) for name, dead in manifest.segments.items()]
+        except EffirError:
+            before, manifest = manifest, read_manifest(folder)
+            if manifest == before:
+                raise
 
 
 class _Segment:

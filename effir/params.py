@@ -84,7 +84,7 @@ class PruneParams(Section):
 
 
 class RestoreParams(Section):
-    """How a model that lost sublayers is brought back near the base model, before it is slimmed."""
+    """How a model that lost sublayers is brought back near the tuned one, before it is slimmed."""
 
     steps: Amount = Field(description="optimiser steps; 0 restores nothing")
     batch_size: Annotated[int, Field(ge=2)] = Field(description="training pairs in a step, two or more")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from effir.errors import EffirError
 from effir.files import writing
@@ -36,20 +37,33 @@ def use_profiles(folder: Path, names: Sequence[str], params: Path = PARAMS) -> l
 
 
 def _overlaid(folder: Path, names: Sequence[str], params: Path) -> tuple[str, list[Change]]:
+    if not params.exists():
+        raise EffirError(f"{params} is missing: run this in the project's root")
     known = list(profile_purposes(folder))
     for name in names:
         if name not in known:
             raise EffirError(f"there is no profile {name!r}: choose one of {', '.join(known)}")
-    if not params.exists():
-        raise EffirError(f"{params} is missing: run this in the project's root")
-    values, before = _editable().load(params.read_text(encoding="utf-8")), _plain(params)
+    values, before = _sections(params), _plain(params)
     for name in names:
-        _overlay(values, _editable().load((folder / f"{name}.yaml").read_text(encoding="utf-8")))
+        _overlay(values, _sections(folder / f"{name}.yaml"))
     text = StringIO()
     _editable().dump(values, text)
     after = YAML(typ="safe").load(text.getvalue())
     check_params(after)
     return text.getvalue(), list(_differences(before, after))
+
+
+def _sections(path: Path) -> Any:
+    """Load a file of settings, comments and all; EffirError where it is none."""
+    try:
+        found = _editable().load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise EffirError(f"{path} is not YAML ({' '.join(str(error).split())}): mend it") from None
+    if not isinstance(found, Mapping):
+        raise EffirError(
+            f"{path} holds no settings: write sections and their keys, or restore it by `git checkout {path}`"
+        )
+    return found
 
 
 def _overlay(values: Any, overlay: Mapping[str, Any]) -> None:

@@ -8,28 +8,15 @@ from typing import Any
 
 import yaml
 
-from effir.comparison import Scalar, Variant, same_text
+from effir.comparison import Scalar, Variant
 from effir.errors import EffirError
 from effir.files import read_json, write_json
+from effir.sweeping.agreement import LOCAL, made_otherwise
 from effir.sweeping.space import Value
-from effir.sweeping.trials import flat_settings, run_trial
+from effir.sweeping.trials import run_trial
 
 KEYS = {"question", "settings", "rival", "runs", "seeds"}
 SEED = "finetune.seed"
-LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
-"""Keys of params.yaml that do not decide what a run finds."""
-NEUTRAL: Mapping[str, Scalar] = {"tune.lora_rank": 16, "restore.lora_rank": 16, "finetune.lora_scaling": 2.0}
-"""Keys that came after rows that are kept, and the value that does what was done before them."""
-IDLE: Mapping[str, tuple[str, Scalar]] = {
-    "tune.": ("tune.steps", 0),
-    "analyze.": ("prune.depth", 0),
-    "restore.": ("restore.steps", 0),
-    "prune.method": ("prune.width", 1.0),
-    "finetune.learning_rate": ("finetune.steps", 0),
-    "finetune.lora_rank": ("finetune.steps", 0),
-}
-"""Keys that decide nothing where another says that there is nothing to do."""
-
 Run = Callable[[str, Mapping[str, Value], Path], Variant]
 
 
@@ -59,6 +46,9 @@ def read_study(path: Path) -> Study:
         raise EffirError(f"{path} lists no runs: write `runs:` with a name and the keys it sets a line")
     if unknown := sorted(plan.keys() - KEYS):
         raise EffirError(f"{path} has the key {unknown[0]!r}: a study has {', '.join(sorted(KEYS))}")
+    for name, own in {"settings": plan.get("settings"), **plan["runs"]}.items():
+        if not isinstance(own, dict | None):
+            raise EffirError(f"{path} has {name!r} with no keys: write them as {{prune.depth: 3}}, or {{}} for none")
     runs = {name: {**(plan.get("settings") or {}), **(own or {})} for name, own in plan["runs"].items()}
     if (rival := plan.get("rival")) not in (None, *runs):
         raise EffirError(f"{path} has the rival {rival!r}, which is none of its runs: name one of {', '.join(runs)}")
@@ -96,7 +86,7 @@ def run_study(
     rows = {row["name"]: row for row in _known(results)}
     for name, settings in study.runs.items():
         if name in rows:
-            if made := _made_otherwise(rows[name], settings, params):
+            if made := made_otherwise(rows[name]["params"], settings, params):
                 raise EffirError(
                     f"{results} has {name!r}, made with {made}: go back to that, or remove the row and run "
                     f"`dvc exp remove {rows[name]['experiment']}`"
@@ -104,7 +94,7 @@ def run_study(
         elif name in (only or study.runs):
             experiment = f"{study.name}-{name}"
             row = _row(name, settings, run(experiment, settings, folder / f"{experiment}.log"))
-            if made := _made_otherwise(row, settings, params):
+            if made := made_otherwise(row["params"], settings, params):
                 raise EffirError(
                     f"the experiment {experiment} was made with {made}: go back to that, or run "
                     f"`dvc exp remove {experiment}`"
@@ -113,28 +103,6 @@ def run_study(
             _write(results, study, rows)
     _write(results, study, rows)  # what the study asks may have changed, and which runs it has
     return _ordered(study, rows)
-
-
-def _made_otherwise(row: Mapping[str, Any], settings: Mapping[str, Value], params: Mapping[str, Scalar]) -> str:
-    """Say by which other params a row was made than its run would be made by now; nothing where there are none."""
-    own = flat_settings(settings)
-    plain = {key: value for key, value in params.items() if not any(_one_within_other(key, one) for one in own)}
-    made, now = {**NEUTRAL, **row["params"]}, {**plain, **own}
-    keys = [*now, *(key for key in made if key not in now and any(_one_within_other(key, one) for one in settings))]
-    compared = [key for key in keys if not (key.startswith(LOCAL) or _idle(key, now))]
-    other = [key for key in compared if same_text(made.get(key)) != same_text(now.get(key))]
-    return ", ".join(f"{key}={made.get(key)}, now {now.get(key)}" for key in other)
-
-
-def _idle(key: str, params: Mapping[str, Scalar]) -> bool:
-    """Tell whether a key is of a stage that does nothing, and does not say so itself."""
-    decides, nothing = next((idle for prefix, idle in IDLE.items() if key.startswith(prefix)), (key, None))
-    return decides != key and same_text(params.get(decides)) == same_text(nothing)
-
-
-def _one_within_other(a: str, b: str) -> bool:
-    """Tell whether a key is a mapping that the other is in: `data.train` and `data.train.nq`, of which one can be."""
-    return a.startswith(f"{b}.") or b.startswith(f"{a}.")
 
 
 def in_experiments(say: Callable[[str], None], local: Mapping[str, Value]) -> Run:

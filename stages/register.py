@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from effir.card import description, model_card
+from effir.card import description, model_card, recipe
 from effir.files import read_json, require
 from effir.provenance import Origin, git_state, licences_of
 from effir.tracking.registry import Papers, register_retriever
@@ -34,7 +34,8 @@ def main() -> None:
         model, code, teacher = params.model, git_state(Path.cwd()), params.finetune.teacher
         origin = Origin(model.base, model.licence, licences, code, teacher, params.taught_by_own)
         prompts = read_json(RETRIEVER / "config_sentence_transformers.json", made_by="export")["prompts"]
-        about, card = description(quality, cost), model_card(params.variant, quality, cost, origin, prompts)
+        about = description(quality, cost)
+        card = model_card(params.variant, quality, cost, origin, prompts, recipe(params))
         pipeline = pipeline_run(everything)
         if register.version:
             files = {path.name: read_json(path, made_by=f"evaluate@{name}") for name, path in scores.items()}

@@ -1,9 +1,13 @@
-from dataclasses import replace
+from collections.abc import Mapping
+from pathlib import Path
 
 import yaml
 
-from effir.card import description, model_card, result_table
+from effir.card import description, model_card, recipe, result_table
+from effir.params import check_params
 from effir.provenance import GitState, Origin
+from effir.sweeping.space import Value
+from effir.sweeping.trials import set_over
 
 QUALITY = {
     "apidocs": {
@@ -38,7 +42,7 @@ def test_a_description_begins_with_the_main_figures() -> None:
 
 
 def test_the_cards_front_matter_holds_figures_and_licence_as_the_hub_reads_them() -> None:
-    card = model_card("d10-w0.96-s0", QUALITY, COST, ORIGIN, {"query": "query: ", "document": ""})
+    card = model_card("d10-w0.96-s0", QUALITY, COST, ORIGIN, {"query": "query: ", "document": ""}, "")
     _, front, body = card.split("---\n", 2)
     data = yaml.safe_load(front)
     assert data["license"] == "apache-2.0"
@@ -53,14 +57,39 @@ def test_the_cards_front_matter_holds_figures_and_licence_as_the_hub_reads_them(
     assert "- Code: git abc\n" in body
 
 
-def test_the_card_names_the_teacher_if_there_was_one() -> None:
-    taught = replace(ORIGIN, teacher="wheel:b==2/model")
-    assert "healed by fine-tuning, taught by `wheel:b==2/model`.\n" in model_card("one", QUALITY, COST, taught, {})
-    both = replace(taught, taught_by_own=True)
-    assert "taught by `wheel:b==2/model`, then by its own whole.\n" in model_card("one", QUALITY, COST, both, {})
-    assert "healed by fine-tuning.\n" in model_card("one", QUALITY, COST, ORIGIN, {})
+RECIPE: Mapping[str, Value] = {
+    "tune.steps": 60,
+    "prune.sublayer": "block",
+    "prune.depth": 10,
+    "prune.width": 0.96,
+    "restore.steps": 120,
+    "finetune.steps": 60,
+    "finetune.teacher": "wheel:b==2/model",
+    "finetune.own_teacher": "true",
+}
+
+
+def said(settings: Mapping[str, Value]) -> str:
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    return recipe(check_params(set_over(params, {**RECIPE, **settings})))
+
+
+def test_the_card_says_what_was_done_and_nothing_else() -> None:
+    assert said({}) == (
+        "tuned for 60 steps, taught by `wheel:b==2/model`; 10 blocks dropped; restored for 120 steps; "
+        "96% of its MLP channels kept; healed for 60 steps, taught by its own whole"
+    )
+    paper: dict[str, Value] = {"tune.steps": 0, "restore.steps": 0, "prune.sublayer": "mlp", "prune.width": 0.7}
+    healed = "10 MLPs dropped; 70% of its MLP channels kept; healed for 60 steps, taught by `wheel:b==2/model`"
+    assert said(paper) == healed
+    assert said({**paper, "finetune.teacher": ""}) == healed.partition(", taught")[0]
+    assert said({**paper, "finetune.steps": 0}) == healed.partition("; healed")[0]
+    whole: dict[str, Value] = {"prune.depth": 0, "prune.width": 1.0, "finetune.steps": 0}
+    assert said(whole) == "tuned for 60 steps, taught by `wheel:b==2/model`"
+    assert said({**whole, "tune.steps": 0}) == "nothing was cut or trained"
+    assert "made of `wheel:a==1`: 10 MLPs dropped.\n" in model_card("a", QUALITY, COST, ORIGIN, {}, "10 MLPs dropped")
 
 
 def test_the_card_names_changed_code() -> None:
     origin = Origin("wheel:a==1", "MIT", {}, GitState("abc", ("effir/two.py",)))
-    assert "git abc, with changes in effir/two.py" in model_card("one", QUALITY, COST, origin, {})
+    assert "git abc, with changes in effir/two.py" in model_card("one", QUALITY, COST, origin, {}, "")

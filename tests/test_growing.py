@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from effir import growing
 from effir.cli import main
 from effir.data.beir import Document
 from effir.errors import EffirError
@@ -27,6 +28,7 @@ from effir.growing import (
     read_manifest,
 )
 from effir.retriever import open_retriever
+from effir.search import SearchIndex
 from tests.serving.conftest import tiny_retriever
 
 
@@ -161,6 +163,31 @@ def test_many_additions_are_merged_and_nothing_is_lost(tmp_path: Path, factory: 
 def test_an_index_without_documents_finds_nothing(made: Path) -> None:
     delete_documents(made, [document.id for document in DOCUMENTS])
     assert found(made, "common") == []
+
+
+def test_segments_that_are_merged_while_an_index_opens_are_no_damage(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(MOST_SEGMENTS - 1):
+        add_documents(made, [Document(f"e{i}", "", f"extra{i}")], encode)
+    open_as_it_is = growing.open_index
+    added = iter([[Document("last", "", "the last one")]])
+
+    def merged_before(folder: Path) -> SearchIndex:
+        for documents in added:
+            add_documents(made, documents, encode)
+        return open_as_it_is(folder)
+
+    monkeypatch.setattr(growing, "open_index", merged_before)
+    assert found(made, "the last one", k=1) == ["last"]
+    assert GrowingIndex(made).count == 30 + MOST_SEGMENTS
+
+
+def test_a_file_is_no_place_for_an_index(tmp_path: Path) -> None:
+    (tmp_path / "index").write_text("mine")
+    with pytest.raises(EffirError, match=r"index is a file: name a folder for the index"):
+        create_index(tmp_path / "index", DOCUMENTS, encode, MODEL, "Flat")
+    assert (tmp_path / "index").read_text() == "mine"
 
 
 def test_a_damaged_segment_is_one_sentence(made: Path) -> None:

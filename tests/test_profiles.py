@@ -85,3 +85,23 @@ def test_an_invalid_profile_leaves_the_params_as_they_were(params: Path, tmp_pat
     with pytest.raises(EffirError, match=r"prune\.width.*1\.6"):
         use_profiles(tmp_path, ["wide"], params)
     assert params.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("# nothing yet\n", r"holds no settings: write sections"), ("prune: [\n", r"is not YAML \(.*\): mend it")],
+)
+def test_a_file_without_settings_is_one_sentence(params: Path, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    before = params.read_bytes()
+    with pytest.raises(EffirError, match=rf"own\.yaml {said}"):
+        use_profiles(tmp_path, ["own"], params)
+    assert params.read_bytes() == before
+    params.write_text(text)
+    with pytest.raises(EffirError, match=rf"params\.yaml {said}"):
+        use_profiles(PROFILES, ["default"], params)
+
+
+def test_outside_the_project_it_is_the_params_that_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(EffirError, match=r"params\.yaml is missing: run this in the project's root"):
+        use_profiles(tmp_path / "profiles", ["smoke"], tmp_path / "params.yaml")

@@ -14,6 +14,7 @@ from effir.errors import EffirError
 from effir.params import check_params
 from effir.studies import Study, in_experiments, read_study, run_study
 from effir.sweeping.space import Value
+from effir.sweeping.trials import assignment, set_over
 
 PLAN = """
 question: Which?
@@ -78,6 +79,14 @@ def test_a_row_keeps_what_its_run_was_and_found(study: Study, tmp_path: Path) ->
     assert rows[1]["scores"] == {"tiny": {"q": 0.1235}}
     kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert kept == {"question": "Which?", "baseline": "full", "rival": None, "rows": rows}
+
+
+def test_a_null_reaches_the_pipeline_as_one(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("runs: {own: {retriever.query_prompt: null}}", encoding="utf-8")
+    settings = read_study(tmp_path / "own.yaml").runs["own"]
+    assert [assignment(key, value) for key, value in settings.items()] == ["retriever.query_prompt=null"]
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    assert check_params(set_over(params, settings)).retriever.query_prompt is None
 
 
 def test_seeds_are_runs_of_their_own_that_come_last_seed_by_seed(tmp_path: Path) -> None:
@@ -155,7 +164,7 @@ def test_an_older_experiment_of_the_name_is_no_row(study: Study, tmp_path: Path)
 def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_before(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("effir.studies.NEUTRAL", {"finetune.examples": 0})
+    monkeypatch.setattr("effir.sweeping.agreement.NEUTRAL", {"finetune.examples": 0})
     studied(study, tmp_path, Pipeline())
     studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.examples": 0})
     with pytest.raises(EffirError, match=r"has 'full', made with finetune\.examples=0, now 1600: go back"):
@@ -202,6 +211,8 @@ def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
         ("runs: {a: {}}\nseeds: {a: two}", "has seeds that are no numbers: write below `seeds` a run and how many"),
         ("runs: {a: {finetune.seed: 1}}\nseeds: {a: 2}", "sets finetune.seed of 'a' and has seeds of it"),
         ("runs: {a: {}}\nseeds: {b: 2}", "has seeds of 'b', which is none of its runs: name one of a"),
+        ("runs: {a: prune.depth=3}", r"has 'a' with no keys: write them as \{prune.depth: 3\}, or \{\} for none"),
+        ("runs: {a: {}}\nsettings: [b]", "has 'settings' with no keys"),
         ("runs: [", "is not YAML"),
     ],
 )

@@ -28,7 +28,11 @@ class Amount(click.ParamType[int]):
 @click.option("--max-loss", type=float, help="At most this share of the full-size model's nDCG@10 lost: 0.01 is 1 %.")
 @click.option("--trials", default=8, show_default=True, type=click.IntRange(min=1), help="In all, also when continued.")
 @click.option("--name", default="sweep", show_default=True, help="The trials are the experiments NAME-1, NAME-2, …")
-@click.option("--vary", multiple=True, help="KEY=LOW:HIGH[:STEP] or KEY=a,b; prune.depth and prune.width by default.")
+@click.option(
+    "--vary",
+    multiple=True,
+    help="KEY=LOW:HIGH[:STEP] or KEY=a,b; prune.depth and prune.width by default, as far as -S does not set them.",
+)
 @click.option("-S", "--set", "settings", multiple=True, help="KEY=VALUE of params.yaml for every trial.")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of trials.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
@@ -53,31 +57,33 @@ def sweep(
     """
     from dataclasses import asdict
 
+    import yaml
+
     from effir.compress.shape import shape_of
     from effir.errors import EffirError
     from effir.files import require, state_dir
-    from effir.params import load_params
+    from effir.params import PARAMS, check_params, load_params
     from effir.sweeping.space import default_space, read_space
     from effir.sweeping.study import Plan
     from effir.sweeping.sweep import line
     from effir.sweeping.sweep import sweep as run_sweep
     from effir.sweeping.target import Target
+    from effir.sweeping.trials import set_over
+    from effir.tracking.runs import flatten
 
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
         raise EffirError(f"--name {name}: letters, digits, - and _ make the name of an experiment")
     fixed = dict(pair(text) for text in settings)
     target = Target(max_parameters, min_speedup, max_loss)
-    prune = load_params().prune
+    load_params()
+    params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    check_params(set_over(params, fixed))
     shape = shape_of(require(Path("models/base"), made_by="download"))
-    plan = Plan(
-        name=name,
-        target=target,
-        space=read_space(vary) or default_space(shape.layers),
-        trials=trials,
-        fixed=fixed,
-        default={f"prune.{key}": getattr(prune, key) for key in ("sublayer", "depth", "width")},
-        seed=seed,
-    )
+    space = read_space(vary)
+    if both := sorted(space.keys() & fixed.keys()):
+        raise EffirError(f"--vary and -S both have {both[0]}: leave one of them out")
+    free = {key: where for key, where in default_space(shape.layers).items() if key not in fixed}
+    plan = Plan(name, target, space or free, trials, flatten(params), fixed, seed)
     found = run_sweep(plan, shape, state_dir("sweeps"))
     if as_json:
         click.echo(json.dumps(asdict(found)))

@@ -42,6 +42,8 @@ def default_space(layers: int) -> dict[str, Range | Choice]:
 def read_space(texts: Sequence[str]) -> dict[str, Range | Choice]:
     """Read ``KEY=LOW:HIGH``, ``KEY=LOW:HIGH:STEP`` and ``KEY=a,b,c``; EffirError says what is wrong with one.
 
+    Without a step it is 1 between whole numbers, otherwise 0.02, or a twentieth of a range shorter than 0.4.
+
     >>> read_space(["prune.depth=0:20", "prune.method=taylor,slimming"])
     {'prune.depth': Range(low=0.0, high=20.0, step=1.0), 'prune.method': Choice(values=('taylor', 'slimming'))}
     """
@@ -58,7 +60,14 @@ def _read(text: str) -> tuple[str, Range | Choice]:
         low, high, *step = map(float, values.split(":"))
     except ValueError:
         raise EffirError(f"--vary {text}: {values} is no range of numbers; {FORM}") from None
-    spaced = step[0] if step else (1.0 if low % 1 == high % 1 == 0 else 0.02)
-    if len(step) > 1 or low > high or spaced <= 0:
-        raise EffirError(f"--vary {text}: low comes before high, and the step is above 0; {FORM}")
+    spaced = step[0] if step else _step(low, high)
+    if len(step) > 1 or low > high or spaced <= 0 or spaced > high - low > 0:
+        raise EffirError(f"--vary {text}: low comes before high, and the step is above 0 and fits between them; {FORM}")
     return key, Range(low, high, spaced)
+
+
+def _step(low: float, high: float) -> float:
+    """Choose a step: one between whole numbers, otherwise 0.02, or what makes 20 steps of a short range."""
+    if low % 1 == high % 1 == 0:
+        return 1.0
+    return min(0.02, (high - low) / 20) or 0.02

@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from effir.comparison import Scalar, same_text
 from effir.compress.shape import ModelShape
 from effir.errors import EffirError
 from effir.plan import planned
+from effir.sweeping.agreement import LOCAL, unset
 from effir.sweeping.space import Choice, Range, Space, Value
 from effir.sweeping.target import Result, Target
 
-EXPERIMENT, OUTCOME, PLAN = "experiment", "outcome", "plan"
+EXPERIMENT, SETTINGS, OUTCOME, PLAN = "experiment", "settings", "outcome", "plan"
 MOST_MISSES = 100  # settings in a row that are too large or have run
 
 
@@ -20,16 +22,33 @@ MOST_MISSES = 100  # settings in a row that are too large or have run
 class Plan:
     """What a sweep is to do; a continued one must be the same but for ``trials``.
 
-    ``fixed`` are settings of every trial; ``default`` the sublayer, depth and width of what does not vary.
+    ``params`` are params.yaml's, flat: what was found with others is not mixed with new trials. ``fixed`` are settings
+    of every trial, over them.
     """
 
     name: str
     target: Target
     space: Space
     trials: int
+    params: Mapping[str, Scalar]
     fixed: Mapping[str, Value] = field(default_factory=dict)
-    default: Mapping[str, Value] = field(default_factory=dict)
     seed: int = 0
+
+    @property
+    def shared(self) -> dict[str, Value]:
+        """What all trials have in common and decides what they find."""
+        varied = {key: "" for key in self.space}
+        own = unset(self.params, {**self.fixed, **varied})
+        return {**{key: value for key, value in own.items() if not key.startswith(LOCAL)}, **self.fixed}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A trial to run: its experiment and settings, and ``known``, what optuna knows it by."""
+
+    experiment: str
+    settings: dict[str, Value]
+    known: Any
 
 
 @dataclass(frozen=True)
@@ -68,31 +87,35 @@ class Study:
         ended = (trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished())
         return [_trial(trial.user_attrs[OUTCOME]) for trial in ended if OUTCOME in trial.user_attrs]
 
-    def next(self) -> Any:
+    def next(self) -> Drawn | None:
         """Go on with the trial that a kill left, or draw one that is not too large and has not run; None if none is."""
         import optuna
 
         for left in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             if EXPERIMENT in left.user_attrs:
-                return optuna.trial.Trial(self.study, left._trial_id)
+                known = optuna.trial.Trial(self.study, left._trial_id)
+                return Drawn(left.user_attrs[EXPERIMENT], left.user_attrs[SETTINGS], known)
             self.study.tell(left.number, state=optuna.trial.TrialState.FAIL)  # killed before it had all its values
         tried = [trial.settings for trial in self.done()]
         for _ in range(MOST_MISSES):
             trial = self.study.ask()
             settings = {key: _suggest(trial, key, where) for key, where in self.plan.space.items()}
-            size = predicted_parameters(self.shape, {**self.plan.default, **self.plan.fixed, **settings})
+            size = predicted_parameters(self.shape, {**self.plan.shared, **settings})
             if not self.plan.target.cost_misses(size, None) and settings not in tried:
-                trial.set_user_attr(EXPERIMENT, f"{self.plan.name}-{len(tried) + 1}")
-                return trial
+                drawn = Drawn(f"{self.plan.name}-{len(tried) + 1}", settings, trial)
+                trial.set_user_attr(SETTINGS, settings)
+                trial.set_user_attr(EXPERIMENT, drawn.experiment)
+                return drawn
             if self.plan.target.max_parameters:
                 trial.set_constraint("parameters", size / self.plan.target.max_parameters - 1)
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return None
 
-    def record(self, trial: Any, outcome: Trial, reference: float | None) -> None:
+    def record(self, drawn: Drawn, outcome: Trial, reference: float | None) -> None:
         """Keep what became of a trial; its outcome first, so that after a kill it is told whole or goes on."""
         import optuna
 
+        trial = drawn.known
         trial.set_user_attr(OUTCOME, asdict(outcome))
         if outcome.unhealed is not None:
             trial.report(outcome.unhealed, step=0)
@@ -104,14 +127,23 @@ class Study:
             self.study.tell(trial, self.plan.target.value(outcome.result))
 
     def _agree(self) -> None:
-        plan = {key: value for key, value in json.loads(json.dumps(asdict(self.plan))).items() if key != "trials"}
+        plan = json.loads(json.dumps(_identity(self.plan)))
         begun = self.study.user_attrs.get(PLAN, plan)
         if begun != plan:
-            other = ", ".join(key for key in plan if begun.get(key) != plan[key])
+            both = {**begun, **begun.get("shared", {})}, {**plan, **plan["shared"]}
+            keys = [key for key in {**both[0], **both[1]} if key != "shared"]
+            other = ", ".join(key for key in keys if both[0].get(key) != both[1].get(key))
             raise EffirError(
-                f"sweep {self.plan.name} was begun with another {other}: repeat its options, or give another --name"
+                f"sweep {self.plan.name} was begun with another {other}: go back to that, or give another --name"
             )
         self.study.set_user_attr(PLAN, plan)
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    """Return what a continued sweep must have as it was."""
+    space = {key: asdict(where) for key, where in plan.space.items()}
+    shared = {key: same_text(value) for key, value in plan.shared.items()}
+    return {"target": asdict(plan.target), "space": space, "seed": plan.seed, "shared": shared}
 
 
 def predicted_parameters(shape: ModelShape, settings: Mapping[str, Value]) -> int:
@@ -130,4 +162,5 @@ def _suggest(trial: Any, key: str, where: Range | Choice) -> Value:
         return str(trial.suggest_categorical(key, where.values))
     if where.is_whole:
         return int(trial.suggest_int(key, int(where.low), int(where.high), step=int(where.step)))
-    return round(float(trial.suggest_float(key, where.low, where.high, step=where.step)), 6)
+    # Steps from the low end miss round figures by a rounding error: the 0.84 of 0.52:1:0.04 is 0.8400000000000001.
+    return float(f"{trial.suggest_float(key, where.low, where.high, step=where.step):.6g}")

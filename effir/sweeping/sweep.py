@@ -11,10 +11,12 @@ from tqdm import tqdm
 from effir.comparison import Variant
 from effir.compress.shape import ModelShape
 from effir.errors import EffirError
+from effir.sweeping.agreement import made_otherwise
 from effir.sweeping.space import Value
-from effir.sweeping.study import EXPERIMENT, Plan, Study, Trial
+from effir.sweeping.study import Drawn, Plan, Study, Trial
 from effir.sweeping.target import Result, best, hopeless
-from effir.sweeping.trials import run_trial
+from effir.sweeping.trials import TrialError, run_trial
+from effir.tracking import open_store
 
 Run = Callable[[str, Mapping[str, Value]], Variant]
 
@@ -42,22 +44,23 @@ def sweep(plan: Plan, shape: ModelShape, folder: Path) -> Outcome:
 
     ``shape`` is the base model's. What is known lies in ``folder``: a sweep that was stopped or killed goes on where it
     stopped. Trials are the DVC experiments ``<name>-1``, ``<name>-2``, …, and before them the same with ``-unhealed``;
-    none registers a version but ``<name>-best``. EffirError where the folder knows another plan of this name, where no
-    setting can meet the target, or where the pipeline fails before any trial has worked.
+    none registers a version, but ``<name>-2-best`` does where the second is the best. EffirError where the folder knows
+    another plan of this name, or DVC an experiment that was made otherwise; where no setting can meet the target; and
+    where the pipeline fails before any trial has worked, or because the MLflow store is away.
     """
     study = Study(plan, shape, folder)
     with tqdm(total=plan.trials, desc=plan.name, unit="trial", initial=len(study.done())) as bar:
         run = _runner(plan, folder, bar)
         reference = _reference(plan, run)
-        while len(study.done()) < plan.trials and (trial := study.next()):
-            outcome = _try(plan, trial.user_attrs[EXPERIMENT], dict(trial.params), study.done(), reference, run)
-            study.record(trial, outcome, reference)
+        while len(study.done()) < plan.trials and (drawn := study.next()):
+            outcome = _try(plan, drawn, study.done(), reference, run)
+            study.record(drawn, outcome, reference)
             bar.update()
             bar.write(line(outcome), file=sys.stderr)  # what is printed is the result alone
         healed = [one for one in study.done() if one.result]
         winner = best(plan.target, [one.result for one in healed if one.result], reference)
         chosen = None if winner is None else healed[winner]
-        registered = None if chosen is None else run(f"{plan.name}-best", chosen.settings).name
+        registered = None if chosen is None else run(f"{chosen.experiment}-best", chosen.settings).name
     if not study.done():
         raise EffirError(
             "no setting that the sweep may try has a size within the target: widen it by --vary, or ask for less"
@@ -79,8 +82,14 @@ def line(trial: Trial) -> str:
 
 def _runner(plan: Plan, folder: Path, bar: Any) -> Run:
     def run(name: str, settings: Mapping[str, Value]) -> Variant:
-        log = folder / plan.name / f"{name}.log"
-        return run_trial(name, {**plan.fixed, **settings}, log, lambda stage: bar.set_postfix_str(f"{name}: {stage}"))
+        log, asked = folder / plan.name / f"{name}.log", {**plan.fixed, **settings}
+        found = run_trial(name, asked, log, lambda stage: bar.set_postfix_str(f"{name}: {stage}"))
+        if made := made_otherwise(found.params, asked, plan.params):
+            raise EffirError(
+                f"the experiment {name} was made with {made}: go back to that, remove it by `dvc exp remove {name}`, "
+                "or give another --name"
+            )
+        return found
 
     return run
 
@@ -90,11 +99,9 @@ def _reference(plan: Plan, run: Run) -> float | None:
     return None if plan.target.max_loss is None else _ndcg(run(f"{plan.name}-full", {**FULL_SIZE, **NO_VERSION}))
 
 
-def _try(
-    plan: Plan, experiment: str, settings: dict[str, Value], done: list[Trial], reference: float | None, run: Run
-) -> Trial:
+def _try(plan: Plan, drawn: Drawn, done: list[Trial], reference: float | None, run: Run) -> Trial:
     """Run a trial unhealed, which costs little, and healed unless there is no hope for it."""
-    target, unhealed = plan.target, None
+    target, unhealed, experiment, settings = plan.target, None, drawn.experiment, drawn.settings
     try:
         probe = run(f"{experiment}-unhealed", {**settings, **UNHEALED, **NO_VERSION})
         unhealed, cost = _ndcg(probe), _result(probe)
@@ -104,7 +111,9 @@ def _try(
         if hopeless(target, unhealed, healed):
             return Trial(experiment, settings, unhealed, given_up="unhealed, it finds less than others did")
         result = _result(run(experiment, {**settings, **NO_VERSION}))
-    except EffirError as error:
+    except TrialError as error:
+        if plan.params.get("tracking.required"):
+            open_store()  # without one every trial fails within seconds, whatever its settings
         if not any(one.unhealed is not None for one in done):
             raise  # nothing has worked yet: other trials would fail alike
         return Trial(experiment, settings, unhealed, given_up=str(error))

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,12 +23,16 @@ CHILD = "import sys; from effir.lifeline import die_with_parent as d; d(); from 
 POLL_SECONDS = 0.5
 
 
+class TrialError(EffirError):
+    """The pipeline failed with a trial's settings."""
+
+
 def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callable[[str], None]) -> Variant:
     """Run the pipeline as the DVC experiment ``name`` with ``settings`` of params.yaml, and return its figures.
 
     An experiment of that name that is there already is read instead. DVC's output goes to ``log``; ``tell`` hears the
-    stage that runs. Stages that an earlier trial ran with the same inputs come out of DVC's run cache. EffirError
-    where the pipeline fails, and where the experiment of that name has other settings.
+    stage that runs. Stages that an earlier trial ran with the same inputs come out of DVC's run cache. TrialError
+    where the pipeline fails, EffirError where the experiment of that name has other settings.
     """
     if experiment_named(name) is None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +42,7 @@ def run_trial(name: str, settings: Mapping[str, Value], log: Path, tell: Callabl
             _follow(dvc, log, tell)
     found = experiment_named(name)
     if found is None:
-        raise EffirError(f"trial {name} failed ({_complaint(log)}): {log} says more")
+        raise TrialError(f"trial {name} failed ({_complaint(log)}): {log} says more")
     trial = read_experiment(found)
     if other := [
         key for key, value in flat_settings(settings).items() if same_text(trial.params.get(key)) != same_text(value)
@@ -53,6 +59,24 @@ def flat_settings(settings: Mapping[str, Value]) -> dict[str, Scalar]:
     return flatten({key: yaml.safe_load(override(value)) for key, value in settings.items()})
 
 
+def set_over(params: Mapping[str, Any], settings: Mapping[str, Value]) -> dict[str, Any]:
+    """Return what params.yaml holds with settings over it, as DVC would write them.
+
+    >>> set_over({"prune": {"depth": 3, "width": 1.0}}, {"prune.depth": "4"})
+    {'prune': {'depth': 4, 'width': 1.0}}
+    """
+    values = deepcopy(dict(params))
+    for key, value in settings.items():
+        *sections, name = key.split(".")
+        place = values
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                place[section] = {}
+            place = place[section]
+        place[name] = yaml.safe_load(override(value))
+    return values
+
+
 def assignment(key: str, value: object) -> str:
     """Write a setting for DVC's command line; a mapping is forced, for Hydra refuses new keys in one that is there.
 
@@ -66,21 +90,31 @@ def assignment(key: str, value: object) -> str:
 def override(value: object) -> str:
     """Write a value as both DVC's command line (Hydra's grammar, whose keys have no quotes) and YAML read it.
 
-    A text that begins with a bracket or a quote is one that a user wrote for DVC, and stays.
+    A text that begins with a bracket or a quote is one that a user wrote for DVC, and stays, if it is one.
 
-    >>> override({"nq": 1, "scifact": 0.5}), override(["a", True]), override("[a, b]")
-    ('{nq: 1, scifact: 0.5}', '[a, True]', '[a, b]')
-    >>> print(override("wheel:package==1.0/model"), override("it's, so"), override(""))
-    "wheel:package==1.0/model" "it's, so" ""
+    >>> override({"nq": 1, "scifact": 0.5}), override(["a", True]), override("[a, b]"), override(None)
+    ('{nq: 1, scifact: 0.5}', '[a, True]', '[a, b]', 'null')
+    >>> print(override("wheel:package==1.0/model"), override("it's, so"), override(""), override("[INST] x"))
+    "wheel:package==1.0/model" "it's, so" "" "[INST] x"
     """
+    if value is None:
+        return "null"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {override(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(override, value))}]"
     text = str(value)
-    if re.fullmatch(r"[\w.:/@+-]+", text) or text[:1] in {"[", "{", "'", '"'}:
+    if re.fullmatch(r"[\w.:/@+-]+", text) or (text[:1] in {"[", "{", "'", '"'} and _is_yaml(text)):
         return text
     return json.dumps(text, ensure_ascii=False)
+
+
+def _is_yaml(text: str) -> bool:
+    try:
+        yaml.safe_load(text)
+    except yaml.YAMLError:
+        return False
+    return True
 
 
 def _follow(dvc: subprocess.Popen[bytes], log: Path, tell: Callable[[str], None]) -> None:

@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from effir.errors import EffirError
 from effir.files import writing
-from effir.tracking import open_store, reaching
+from effir.tracking import Store, is_loss, open_store, reaching
 from effir.tracking.promotion import version_named
 from effir.tracking.registry import DATA
 
@@ -26,7 +27,7 @@ def fetch_retriever(uri: str, cache: Path) -> Path:
     store = open_store()
     name, version = wanted[1], version_named(store, wanted[1], wanted[2])
     source = str(store.client.get_model_version(name, str(version)).source)
-    model = store.client.get_logged_model(source.removeprefix("models:/"))
+    model = _logged_model(store, uri, source)
     place = urlsplit(model.artifact_location)
     if place.scheme == "file":
         return Path(unquote(place.path), "data", DATA)
@@ -38,3 +39,14 @@ def fetch_retriever(uri: str, cache: Path) -> Path:
             draft.mkdir()
             download_artifacts(f"models:/{model.model_id}", dst_path=str(draft))
     return into / "data" / DATA
+
+
+def _logged_model(store: Store, uri: str, source: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return store.client.get_logged_model(source.removeprefix("models:/"))
+    except MlflowException as error:
+        if is_loss(error):
+            raise
+        raise EffirError(f"{uri} is no retriever of `dvc repro` ({source}): name a version that is one") from None

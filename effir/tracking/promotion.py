@@ -9,6 +9,7 @@ from effir.tracking.claim import claimed
 from effir.tracking.figures import read_recorded
 from effir.tracking.gate import Candidate, Gate, refusals
 from effir.tracking.registry import CHAMPION, PREVIOUS
+from effir.tracking.runs import known_run
 
 FORCED = "effir.promoted_by_force"
 
@@ -25,7 +26,7 @@ class Promotion:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A registered version: its aliases, tags, and the metrics of the pipeline run that made it."""
+    """A registered version: its aliases, tags, and the metrics of the pipeline run that made it, if it is there."""
 
     version: int
     aliases: list[str]
@@ -94,11 +95,17 @@ def model_versions(name: str) -> list[ModelVersion]:
             int(version.version),
             sorted(by_version.get(int(version.version), [])),
             dict(version.tags),
-            dict(store.client.get_run(version.run_id).data.metrics),
+            _metrics(store, version.run_id),
         )
         for version in store.client.search_model_versions(f"name = '{name}'")
     ]
     return sorted(found, key=lambda version: -version.version)
+
+
+def _metrics(store: Store, run_id: str | None) -> dict[str, float]:
+    """Return the metrics of a version's run; none where it was registered without one, or the run is gone."""
+    run = known_run(store, run_id) if run_id else None
+    return dict(run.data.metrics) if run else {}
 
 
 def version_named(store: Store, name: str, which: str) -> int:
@@ -149,7 +156,10 @@ def _candidate(store: Store, name: str, version: int) -> Candidate:
 
 
 def _read_candidate(store: Store, name: str, version: int) -> Candidate:
-    found = read_recorded(store, store.client.get_model_version(name, str(version)).run_id)
+    run_id = store.client.get_model_version(name, str(version)).run_id
+    if not run_id:
+        raise KeyError("it was registered without a run")
+    found = read_recorded(store, run_id)
     for set_ in found.sets:
         if set_ not in found.scores:
             raise FileNotFoundError(f"its run keeps no reports/{set_}-queries.json")

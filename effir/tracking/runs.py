@@ -109,7 +109,7 @@ def _show_cached(store: Store, pipeline: str, stage: str, made_by: str) -> None:
     if shown and shown[0].info.status == "FINISHED":
         return
     tags = {PARENT: pipeline, STAGE: stage, "effir.cached": "true", MADE_BY: made_by}
-    made = _run(store, made_by)
+    made = known_run(store, made_by)
     # Its own times, so that stages stand in order; a nested run that a killed process began goes on.
     started, ended = (made.info.start_time, made.info.end_time) if made else (None, None)
     run = shown[0].info.run_id if shown else create_run(store, stage, tags, started)
@@ -123,7 +123,7 @@ def log_late(store: Store, pipeline: str, record: Mapping[str, Any]) -> str:
 
     Where it has none here, that is a nested run tagged ``effir.logged_late``.
     """
-    kept, made = record["unlogged"], _run(store, record["run_id"]) if record["run_id"] else None
+    kept, made = record["unlogged"], known_run(store, record["run_id"]) if record["run_id"] else None
     run = made.info.run_id if made else _late_run(store, pipeline, record)
     log_points(store, run, [(name, value, time_, step) for name, value, time_, step in kept["points"]])
     store.client.set_terminated(run, "FINISHED", kept["started"] + int(record["seconds"] * 1000))
@@ -138,7 +138,7 @@ def _late_run(store: Store, pipeline: str, record: Mapping[str, Any]) -> str:
     return create_run(store, record["stage"], tags, record["unlogged"]["started"])
 
 
-def _run(store: Store, run: str) -> Any:
+def known_run(store: Store, run: str) -> Any:
     """Return the run, or None where it was made with another store, or deleted since."""
     from mlflow.exceptions import MlflowException
 

@@ -42,15 +42,16 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_best_trial_that_meets_the_targ
     assert [trial["experiment"] for trial in found["trials"]] == ["found-1", "found-2"]
     assert all(trial["result"]["parameters"] <= limit for trial in found["trials"])
     assert found["best"] == max(found["trials"], key=lambda trial: trial["result"]["ndcg"])
+    assert found["registered"] == f"{found['best']['experiment']}-best"
     after = experiments(project)
     assert {name: after[name] for name in before} == before  # what had run did not run again
     ours = {name for name in after if name.startswith("found")}
-    assert ours == {"found-1-unhealed", "found-1", "found-2-unhealed", "found-2", "found-best"}
+    assert ours == {"found-1-unhealed", "found-1", "found-2-unhealed", "found-2", found["registered"]}
 
     store = Store(project)
     runs = {name: store.pipelines(name)[0] for name in ours}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     registered = {version.run_id for version in store.client.search_model_versions("name = 'effir-retriever'")}
-    assert {name for name, run in runs.items() if run.info.run_id in registered} == {"found-best"}
+    assert {name for name, run in runs.items() if run.info.run_id in registered} == {found["registered"]}
     quality = {name: run.data.metrics["tiny/ndcg_at_10"] for name, run in runs.items()}
-    assert quality["found-best"] == quality[found["best"]["experiment"]] == found["best"]["result"]["ndcg"]
+    assert quality[found["registered"]] == quality[found["best"]["experiment"]] == found["best"]["result"]["ndcg"]

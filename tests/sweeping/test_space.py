@@ -16,9 +16,22 @@ def test_ranges_are_whole_where_their_ends_are() -> None:
     assert whole == {"prune.depth": True, "prune.width": False, "restore.steps": True}
 
 
+def test_a_short_range_has_twenty_steps() -> None:
+    assert read_space(["restore.learning_rate=1e-4:1e-3"])["restore.learning_rate"] == Range(1e-4, 1e-3, 9e-4 / 20)
+    assert read_space(["prune.width=0.6:0.6"])["prune.width"] == Range(0.6, 0.6, 0.02)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["prune.depth", "depth=0:20", "finetune.seed=0:9", "prune.depth=20:0", "prune.width=a:b", "prune.depth=0:9:0"],
+    [
+        "prune.width=0.5:0.6:0.2",
+        "prune.depth",
+        "depth=0:20",
+        "finetune.seed=0:9",
+        "prune.depth=20:0",
+        "prune.width=a:b",
+        "prune.depth=0:9:0",
+    ],
 )
 def test_what_is_no_range_says_how_one_is_written(text: str) -> None:
     with pytest.raises(

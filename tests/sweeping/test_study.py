@@ -8,7 +8,7 @@ import pytest
 from effir.compress.shape import LayerCost, ModelShape
 from effir.errors import EffirError
 from effir.sweeping.space import Choice, Range
-from effir.sweeping.study import EXPERIMENT, Plan, Study, Trial, predicted_parameters
+from effir.sweeping.study import Plan, Study, Trial, predicted_parameters
 from effir.sweeping.target import Result, Target
 
 # 10 layers of 100 for the attention, 4 fixed and 96 channels of 3 for the MLP, and 7 at the end: 3,927 in all.
@@ -25,7 +25,7 @@ PLAN = Plan(
     target=Target(max_parameters=2500),
     space={"prune.depth": Range(0, 8, 1), "prune.width": Range(0.5, 1.0, 0.1)},
     trials=6,
-    default=DEFAULT,
+    params={**DEFAULT, "restore.steps": 40, "data.mirror": "file:///here"},
 )
 
 
@@ -36,10 +36,12 @@ def figures(settings: dict[str, float]) -> Result:
 
 def run(study: Study, count: int) -> None:
     for _ in range(count):
-        trial = study.next()
-        result = figures(trial.params)
-        outcome = Trial(trial.user_attrs[EXPERIMENT], dict(trial.params), 0.1, result, PLAN.target.misses(result, None))
-        study.record(trial, outcome, None)
+        drawn = study.next()
+        assert drawn is not None
+        result = figures(drawn.settings)
+        study.record(
+            drawn, Trial(drawn.experiment, drawn.settings, 0.1, result, PLAN.target.misses(result, None)), None
+        )
 
 
 def test_a_size_is_foreseen_without_cutting() -> None:
@@ -63,14 +65,23 @@ def test_what_is_too_large_is_never_tried_and_nothing_twice(tmp_path: Path) -> N
     assert len({tuple(trial.settings.values()) for trial in done}) == 6
 
 
+def test_a_width_that_steps_miss_by_a_rounding_error_is_tried_once(tmp_path: Path) -> None:
+    width = replace(PLAN, target=Target(max_parameters=4000), space={"prune.width": Range(0.8, 0.88, 0.04)})
+    run(study := Study(width, SHAPE, tmp_path), 3)  # 0.8 + 0.04 is 0.8400000000000001
+    assert sorted(trial.settings["prune.width"] for trial in study.done()) == [0.8, 0.84, 0.88]
+    assert study.next() is None
+
+
 def test_a_killed_sweep_goes_on_with_the_trial_that_it_left(tmp_path: Path) -> None:
     study = Study(PLAN, SHAPE, tmp_path)
     run(study, 2)
     left = study.next()  # and the process is killed
     again = Study(PLAN, SHAPE, tmp_path)
     assert len(again.done()) == 2
-    trial = again.next()
-    assert (trial.user_attrs[EXPERIMENT], trial.params) == ("trial-3", left.params)
+    drawn = again.next()
+    assert left is not None
+    assert drawn is not None
+    assert (drawn.experiment, drawn.settings) == ("trial-3", left.settings)
     run(again, 3)
     assert [one.experiment for one in again.done()] == [f"trial-{number}" for number in range(1, 6)]
 
@@ -78,10 +89,16 @@ def test_a_killed_sweep_goes_on_with_the_trial_that_it_left(tmp_path: Path) -> N
 def test_another_target_under_the_same_name_is_refused_but_more_trials_are_not(tmp_path: Path) -> None:
     Study(PLAN, SHAPE, tmp_path)
     Study(replace(PLAN, trials=12), SHAPE, tmp_path)
-    with pytest.raises(
-        EffirError, match="sweep trial was begun with another target: repeat its options, or give another"
-    ):
+    with pytest.raises(EffirError, match="sweep trial was begun with another target: go back to that, or give another"):
         Study(replace(PLAN, target=Target(min_speedup=2)), SHAPE, tmp_path)
+
+
+def test_trials_of_other_params_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
+    Study(PLAN, SHAPE, tmp_path)
+    # What varies, and where this machine has its data, may be otherwise.
+    Study(replace(PLAN, params={**PLAN.params, "prune.depth": 5, "data.mirror": "file:///there"}), SHAPE, tmp_path)
+    with pytest.raises(EffirError, match=r"sweep trial was begun with another restore\.steps: go back to that"):
+        Study(replace(PLAN, params={**PLAN.params, "restore.steps": 120}), SHAPE, tmp_path)
 
 
 def test_where_all_has_been_tried_or_is_too_large_there_is_no_next(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from effir.cli import main
+from effir.errors import EffirError
 from effir.tracking import open_store
+from effir.tracking.fetching import fetch_retriever
 from effir.tracking.runs import pipeline_run
 
 NAME = "effir-retriever"
@@ -94,3 +97,30 @@ def test_a_slow_model_is_refused_without_a_champion_too(project: Path, register:
         "it encodes documents 0.80 times as fast as the base model, less than register.min_speedup = 1"
     ]
     assert aliases() == {"challenger": 1}
+
+
+def test_versions_whose_run_is_gone_or_never_was_are_listed_beside_the_others(
+    project: Path, register: Callable[..., int]
+) -> None:
+    register(0.5)
+    client = open_store().client
+    client.create_model_version(NAME, "runs:/none/model")
+    client.create_model_version(NAME, "runs:/none/model", "0" * 32)
+    listed = json.loads(effir("models", "--json").output)
+    assert [(one["version"], one["metrics"].get("apidocs/ndcg_at_10")) for one in listed] == [
+        (3, None),
+        (2, None),
+        (1, 0.5),
+    ]
+    for version in ("2", "3"):
+        done = effir("promote", version)
+        assert (done.exit_code, len(done.output.splitlines())) == (2, 1)
+        assert done.output.startswith(f"Error: version {version} of {NAME} lacks figures that the gate needs (")
+
+
+def test_a_version_that_is_no_retriever_of_the_pipeline_is_one_sentence(
+    project: Path, register: Callable[..., int], tmp_path: Path
+) -> None:
+    register(0.5)
+    with pytest.raises(EffirError, match=rf"^models:/{NAME}/1 is no retriever of `dvc repro` \(runs:/.*\): name a"):
+        fetch_retriever(f"models:/{NAME}/1", tmp_path / "cache")
