@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from effir.errors import EffirError
-from effir.search import SearchIndex, build_index, check_factory, open_index
+from effir.search import SearchIndex, build_index, check_factory, open_index, probes
 
 DIMENSION = 16
 
@@ -141,7 +141,8 @@ def test_more_hits_than_documents_gives_every_document_once(tmp_path: Path) -> N
 
 
 def test_cells_that_were_not_visited_leave_no_empty_hits(tmp_path: Path) -> None:
-    index = build(tmp_path, factory="IVF8,Flat")  # one cell of 8 is visited, so that 300 hits cannot be had
+    build(tmp_path, factory="IVF8,Flat")
+    index = open_index(tmp_path / "index", "nprobe=1")  # one cell of 8 is visited: 300 hits cannot be had
     (hits,) = index.search(queries(1), k=300)
     assert 0 < len(hits) < 300
     assert len({hit.id for hit in hits}) == len(hits)
@@ -212,9 +213,21 @@ def test_a_missing_index_names_the_command_that_makes_it(tmp_path: Path) -> None
         open_index(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("factory", ["IVF32,Flat", "PCA8,IVF32,SQ8"])
+def test_an_opened_index_of_cells_visits_as_many_as_are_said_without_being_told(tmp_path: Path, factory: str) -> None:
+    index = build(tmp_path, factory=factory)
+    told = {n: open_index(tmp_path / "index", f"nprobe={n}").search(queries(30), k=50) for n in (1, 16)}
+    assert index.search(queries(30), k=50) == told[16] != told[1]
+
+
+def test_few_cells_are_all_visited_and_of_very_many_a_sixty_fourth() -> None:
+    # 8 < 16; 256 and 1024 / 64 = 16 are at the least; 65536 / 64 = 1024.
+    assert [probes(cells) for cells in (1, 8, 256, 1024, 65536)] == [1, 8, 16, 16, 1024]
+
+
 def test_search_settings_reach_the_index_and_wrong_ones_are_refused(tmp_path: Path) -> None:
-    build(tmp_path, factory="IVF8,Flat")
-    every_cell = open_index(tmp_path / "index", "nprobe=8").search(queries(30), k=10)
+    build(tmp_path, factory="IVF32,Flat")
+    every_cell = open_index(tmp_path / "index", "nprobe=32").search(queries(30), k=10)
     assert [[hit.id for hit in hits] for hits in every_cell] == exact(queries(30), 300, 10)
     for wrong in ("nprob=8", "nprobe", "efSearch=9"):
         with pytest.raises(EffirError, match=f"search settings '{wrong}' do not fit this index"):
