@@ -1,5 +1,6 @@
 """The trainer that restoring, slimming and healing share."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from sentence_transformers import (
 )
 from torch import Tensor, nn
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from effir.data.columns import by_part
@@ -120,8 +122,7 @@ def fit(
             loss=loss,
             callbacks=[_Logging(log)],
         )
-        resume = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
-        trainer.train(resume_from_checkpoint=resume)
+        trainer.train(resume_from_checkpoint=_last_whole(checkpoints))
     shutil.rmtree(checkpoints, ignore_errors=True)
     return [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
 
@@ -181,6 +182,16 @@ def _prepared(model: SentenceTransformer, max_tokens: int) -> Iterator[None]:
         decoder.set_attn_implementation(attention)
         model.max_seq_length = length
         model.eval()
+
+
+def _last_whole(checkpoints: Path) -> str | None:
+    """Find the newest checkpoint, if any, and remove what a kill left half written: its state would have come last."""
+    for folder in checkpoints.glob("checkpoint-*"):
+        try:
+            json.loads((folder / TRAINER_STATE_NAME).read_bytes())
+        except (OSError, ValueError):
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
 
 
 class _Logging(TrainerCallback):

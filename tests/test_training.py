@@ -214,6 +214,21 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_curve_as_an_uninterrupted_
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize("left", [None, b'{"epoch": 0.'], ids=["no state", "half of a state"])
+def test_a_checkpoint_that_a_kill_left_half_written_is_passed_over(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path, left: bytes | None
+) -> None:
+    expected = healed(retriever(), tmp_path / "whole")
+    with pytest.raises(KilledError):
+        healed(retriever(), tmp_path / "work", dies_at(5))
+    torn = tmp_path / "work/checkpoint-6"  # the state of the trainer is written last
+    torn.mkdir()
+    (torn / "trained.safetensors").write_bytes(b"torn")
+    if left:
+        (torn / "trainer_state.json").write_bytes(left)
+    assert healed(retriever(), tmp_path / "work") == expected
+
+
 class Witness(nn.Module):
     """A ranking loss that remembers which examples came together."""
 
