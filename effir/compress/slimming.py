@@ -32,7 +32,8 @@ def gating(model: nn.Module) -> Iterator[dict[int, nn.Parameter]]:
     projections = down_projections(model)
     hooks = []
     for projection in projections.values():
-        projection.register_parameter("channel_gate", nn.Parameter(torch.ones(projection.in_features)))
+        ones = torch.ones(projection.in_features, device=projection.weight.device)
+        projection.register_parameter("channel_gate", nn.Parameter(ones))
         hooks.append(projection.register_forward_pre_hook(_gate))
     try:
         yield {layer: projection.channel_gate for layer, projection in projections.items()}  # type: ignore[misc]
@@ -67,8 +68,8 @@ class SlimmingLoss(nn.Module):
 
 
 def opened(gates: Mapping[int, Tensor]) -> ChannelScores:
-    """Gates as scores: z itself, which orders closed channels (z <= 0) below open ones."""
-    return {layer: gate.detach().clone() for layer, gate in gates.items()}
+    """Gates as scores, on the CPU: z itself, which orders closed channels (z <= 0) below open ones."""
+    return {layer: gate.detach().cpu().clone() for layer, gate in gates.items()}
 
 
 def factors(scores: ChannelScores) -> dict[int, Tensor]:
@@ -79,14 +80,14 @@ def factors(scores: ChannelScores) -> dict[int, Tensor]:
 def taylor_scores(gates: Mapping[int, nn.Parameter], losses: Iterable[Tensor]) -> ChannelScores:
     """Sum over batches of |dLoss/dz| at z = 1: the first-order change of the loss when a channel is removed.
 
-    (Molchanov et al., 2019, "Importance Estimation for Neural Network Pruning".)
+    (Molchanov et al., 2019, "Importance Estimation for Neural Network Pruning".) Scores are on the CPU.
     """
     scores = {layer: torch.zeros_like(gate) for layer, gate in gates.items()}
     for loss in losses:
         gradients = torch.autograd.grad(loss, list(gates.values()))
         for layer, gradient in zip(gates, gradients, strict=True):
             scores[layer] += gradient.abs()
-    return scores
+    return {layer: score.cpu() for layer, score in scores.items()}
 
 
 @torch.inference_mode()

@@ -62,6 +62,17 @@ def test_gates_at_one_change_nothing(model: Any, batch: dict[str, Tensor]) -> No
         assert torch.equal(states(model, batch), before)
 
 
+def test_gates_are_where_their_projections_are_and_scores_leave_that_device(model: Any) -> None:
+    with gating(model.to("meta")) as gates:  # a device that every machine has
+        assert {gate.device.type for gate in gates.values()} == {"meta"}
+        hidden = torch.zeros(1, 2, model.config.hidden_size, device="meta")
+        loss = torch.stack([layer.mlp(hidden).sum() for layer in model.layers]).sum()
+        # What is on it holds no numbers: that it is asked for them is seen by the refusal.
+        for scores in (lambda: opened(gates), lambda: taylor_scores(gates, [loss])):
+            with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+                scores()
+
+
 def test_a_gate_at_zero_or_below_is_a_zeroed_column(model: Any, batch: dict[str, Tensor]) -> None:
     with gating(model) as gates, torch.no_grad():
         gates[1][3] = 0
