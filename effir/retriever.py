@@ -56,10 +56,10 @@ def build_retriever(
 
 
 def pad_right(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a batch be padded behind its texts, with EOS where the tokenizer has no token for it."""
+    """Let texts be padded, with EOS where the tokenizer has no token for it, and cut behind: so effir encodes them."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
 
 
 def append_eos(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,7 +15,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from effir.compress.shape import shape_of
 from effir.compress.surgery import cut_checkpoint
+from effir.encoding.texts import TextReader
 from effir.errors import EffirError
+from effir.files import read_json, write_json
 from effir.retriever import (
     append_eos,
     build_retriever,
@@ -60,6 +62,16 @@ def pooled(checkpoint: Path, ids: list[int], pooling: str) -> NDArray[np.float32
     vector = states[-1] if pooling == "last" else states.mean(dim=0)
     found: NDArray[np.float32] = (vector / vector.norm()).numpy()
     return found
+
+
+def test_a_text_loses_its_end_whichever_side_the_base_model_s_tokenizer_cuts(
+    build: Callable[..., SentenceTransformer], tiny_checkpoint: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(tiny_checkpoint(False), tmp_path / "other")
+    settings = read_json(other / "tokenizer_config.json", made_by="download")
+    write_json(other / "tokenizer_config.json", {**settings, "truncation_side": "left"})
+    model = build(checkpoint=other)
+    assert ids_of(model, LONG) == TextReader.of(model).read([LONG], "document")[0] == ids_of(build(), LONG)
 
 
 @pytest.mark.parametrize("bos", [False, True])
