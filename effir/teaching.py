@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from effir.data.base_retriever import read_habits
 from effir.data.examples import Example
 from effir.encoding.backends import open_encoder
 from effir.encoding.texts import POOLING
@@ -70,9 +71,13 @@ def kind_of(folder: Path) -> str:
 
 
 def is_retriever(folder: Path) -> bool:
-    """Tell whether a bi-encoder is a decoder of a family that effir cuts, pooled as effir pools."""
+    """Tell whether a bi-encoder is a decoder that effir cuts, with nothing that our encoder leaves out."""
     from effir.compress.modeling import FAMILIES
 
+    try:
+        read_habits(folder, str(folder))
+    except EffirError:
+        return False
     config = read_json(folder / "config.json", "teach") if (folder / "config.json").is_file() else {}
     pooling = folder / "1_Pooling/config.json"
     pooled = read_json(pooling, "teach").get("pooling_mode") if pooling.is_file() else None

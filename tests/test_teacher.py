@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 
 from effir.data.examples import Example
 from effir.encoding.encoder import TextEncoder
@@ -82,6 +83,33 @@ def test_one_of_our_own_is_read_by_our_own_encoder_and_any_other_by_sentence_tra
     write_json(bi_encoder / "config.json", {"model_type": "bert"})
     monkeypatch.undo()
     assert not is_retriever(bi_encoder)
+
+
+def with_a_dense(folder: Path) -> None:
+    model = SentenceTransformer(str(folder))
+    transformer, pooling, normalize = model
+    size = pooling.get_embedding_dimension()
+    torch.manual_seed(3)
+    modules = [transformer, pooling, Dense(size, 8), normalize]
+    SentenceTransformer(modules=modules, prompts=model.prompts).save_pretrained(str(folder), create_model_card=False)
+
+
+def that_looks_ahead(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "is_causal": False})
+
+
+@pytest.mark.parametrize("other", [with_a_dense, that_looks_ahead])
+def test_a_decoder_that_our_encoder_would_read_wrongly_is_left_to_sentence_transformers(
+    bi_encoder: Path, tmp_path: Path, other: Callable[[Path], None]
+) -> None:
+    other(bi_encoder)
+    assert not is_retriever(bi_encoder)
+    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    expected = encode_documents(SentenceTransformer(str(bi_encoder)), ["also first"], 1)
+    teacher = load_teacher(tmp_path / "kept", EXAMPLES)
+    assert teacher is not None
+    np.testing.assert_allclose(teacher.vectors(torch.tensor([2]))[1:2], expected, atol=ROUNDED)
 
 
 def test_a_cross_encoder_scores_a_query_s_own_documents_and_no_others(cross_encoder: Path, tmp_path: Path) -> None:
