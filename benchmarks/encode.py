@@ -176,8 +176,9 @@ def lost(copy: Path, folder: Path, budget: int, quality: bool) -> dict[str, floa
     found = {f"dev_{key}": value for key, value in read_json(copy / "openvino/int8/export.json", "export").items()}
     if quality:
         collection = open_collection(folder)
-        found["before"] = ndcg(open_encoder(copy, "torch", "float32", budget), collection)
-        found["after"] = ndcg(open_encoder(copy, "openvino", "int8", budget), collection)
+        split = collection.evaluation_split()
+        found["before"] = ndcg(open_encoder(copy, "torch", "float32", budget), collection, split)
+        found["after"] = ndcg(open_encoder(copy, "openvino", "int8", budget), collection, split)
     return found
 
 

@@ -37,7 +37,8 @@ def export_graph(
     """Write the OpenVINO graph into a retriever folder, where it disturbs no other reader.
 
     int8 takes the ranges of activations from ``texts``, some dozens. The graph is written only if nDCG@10 on ``dev``
-    falls by at most ``max_drop`` (0 to 1): QualityLostError otherwise.
+    falls by at most ``max_drop`` (0 to 1): QualityLostError otherwise. Its split ``dev``
+    is judged; where it has none, the one that is evaluated on.
     """
     require(retriever / "modules.json", made_by="export")
     if precision == "int8" and not texts:
@@ -45,7 +46,11 @@ def export_graph(
     with writing(graph_of(retriever, precision)) as draft:
         write_graph(retriever, draft, texts if precision == "int8" else ())
         graph = open_graph(draft, TextReader.open(retriever), precision, budget)
-        exported = Exported(ndcg(open_encoder(retriever, "torch", "float32", budget), dev), ndcg(graph, dev))
+        split = "dev" if "dev" in dev.splits else dev.evaluation_split()
+        before, after = (
+            ndcg(each, dev, split) for each in (open_encoder(retriever, "torch", "float32", budget), graph)
+        )
+        exported = Exported(before, after)
         if exported.after < exported.before - max_drop:
             raise QualityLostError(
                 f"in {precision} the retriever's nDCG@10 on {dev.folder} falls from {exported.before:.4f} to "
@@ -55,9 +60,8 @@ def export_graph(
     return exported
 
 
-def ndcg(encoder: TextEncoder, collection: Collection) -> float:
+def ndcg(encoder: TextEncoder, collection: Collection, split: str) -> float:
     """Return the mean nDCG@10 of exact search over a small collection, all of whose vectors fit in memory."""
-    split = collection.evaluation_split()
     queries = collection.queries(split)
     documents = {document.id: document.content for document in collection.documents()}
     found = encoder.queries(list(queries.values())) @ encoder.documents(list(documents.values())).T

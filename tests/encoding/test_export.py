@@ -182,4 +182,13 @@ def test_ndcg_is_that_of_exact_search(retriever: Callable[..., Path], dev: Colle
     ranks = (scores > np.diag(scores)[:, None]).sum(axis=1)  # of the one relevant document, from 0
     # One relevant document: nDCG@10 is 1 / log2(rank + 2) within the first ten.
     expected = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean()
-    assert ndcg(encoder, dev) == pytest.approx(expected)
+    assert ndcg(encoder, dev, "dev") == pytest.approx(expected)
+
+
+def test_the_guard_judges_by_the_dev_split_where_there_is_one(retriever: Callable[..., Path], dev: Collection) -> None:
+    folder, judged = retriever(), dev.folder / "qrels"
+    by_dev = export_graph(folder, "float32", (), dev, 1.0, 64)
+    (judged / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td11\t1\n")  # another figure than that of dev
+    assert export_graph(folder, "float32", (), dev, 1.0, 64) == by_dev
+    (judged / "dev.tsv").unlink()
+    assert export_graph(folder, "float32", (), dev, 1.0, 64) != by_dev
