@@ -1,5 +1,6 @@
 """Checkpoints of LLM-Drop and of EffiR's authors, with or without a LoRA adapter over them, as checkpoints of effir."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from effir.files import read_json, write_json, writing
 
 LISTS = {"drop_mlp_list": "mlp", "drop_attn_list": "attention"}
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OVER_HEAD = "base_model.model.model."
+"""How tensors of an adapter begin that was trained on a model with its LM head."""
 MORE_THAN_LORA = ("modules_to_save", "use_dora", "trainable_token_indices", "alora_invocation_tokens")
 UNREAD = ("auto_map", "architectures", *LISTS)
 """Keys of such a config.json that effir's own takes the place of."""
@@ -62,7 +65,7 @@ def _told_of(folder: Path, stand_in: Path) -> Iterator[None]:
         yield
     except EffirError as error:
         raise EffirError(str(error).replace(str(stand_in), str(folder))) from None
-    except (SafetensorError, RuntimeError) as error:  # damaged, a pointer of Git LFS, or of another model's size
+    except (SafetensorError, RuntimeError, ValueError) as error:  # damaged, a pointer of Git LFS, of another size
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EffirError(f"the weights in {folder} do not fit or are damaged ({reason}): fetch them again") from None
 
@@ -128,7 +131,8 @@ def _fold(adapter: Path, cut: Path, scratch: Path, into: Path) -> None:
     _check_adapter(adapter, config)
     model = AutoModel.from_pretrained(cut, dtype="auto")
     there = {name for name, _ in model.named_modules()}
-    found = _named(load_file(adapter / ADAPTER_WEIGHTS))
+    weights = load_file(adapter / ADAPTER_WEIGHTS)
+    found, prefix = _named(weights), "model." if any(key.startswith(OVER_HEAD) for key in weights) else ""
     kept = {f"base_model.model.{key}": tensor for key, tensor in found.items() if _module(key) in there}
     gone = tuple(f"layers.{layer}.{name}" for layer, each in enumerate(model.layers) for name in _lost(each))
     if lost := sorted(key for key in found if _module(key) not in there and not key.startswith(gone)):
@@ -142,7 +146,8 @@ def _fold(adapter: Path, cut: Path, scratch: Path, into: Path) -> None:
         )
     scratch.mkdir()
     save_file(kept, scratch / ADAPTER_WEIGHTS)
-    write_json(scratch / ADAPTER, {**config, "task_type": None, "base_model_name_or_path": str(cut)})
+    modules = {here: f"{prefix}{here}" for here in sorted({_module(key) for key in found} & there)}
+    write_json(scratch / ADAPTER, {**config, **_one_by_one(config, modules), "base_model_name_or_path": str(cut)})
     loaded = PeftModel.from_pretrained(model, scratch)
     save_model(loaded.merge_and_unload(), cut, into)
 
@@ -164,6 +169,22 @@ def _named(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Name an adapter's tensors as a model without LM head does, whichever it was trained on; that head is left out."""
     bare = {key.removeprefix("base_model.model.").removeprefix("model."): tensor for key, tensor in tensors.items()}
     return {key: tensor for key, tensor in bare.items() if not key.startswith("lm_head.")}
+
+
+def _one_by_one(config: Mapping[str, Any], modules: Mapping[str, str]) -> dict[str, Any]:
+    """Say of each module alone what an adapter's config says by patterns; ``modules`` maps its name here to that there.
+
+    A name, a pattern or a layer in the config is of the model that the adapter was trained on, which may have a prefix.
+    """
+    from peft.utils.other import get_pattern_key
+
+    said: dict[str, Any] = {"target_modules": list(modules), "task_type": None}
+    said |= dict.fromkeys(("layers_to_transform", "layers_pattern", "exclude_modules"))
+    for kind in ("rank_pattern", "alpha_pattern"):
+        patterns = config.get(kind) or {}
+        found = {here: get_pattern_key(patterns, there) for here, there in modules.items()}
+        said[kind] = {re.escape(here): patterns[key] for here, key in found.items() if key in patterns}
+    return said
 
 
 def _lost(layer: Any) -> list[str]:

@@ -112,6 +112,56 @@ def test_an_adapter_over_a_dropped_model_computes_the_same(foreign: Path, tmp_pa
     assert not torch.allclose(states(ours), states(untouched), atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alpha_pattern": {"model.layers.0.self_attn.q_proj": 21}},
+        {"rank_pattern": {r"model\.layers\.[02]\.mlp\.up_proj": 5}},
+        {"alpha_pattern": {r"^model.layers.\d.mlp.up_proj": 21}, "rank_pattern": {"q_proj": 2}, "use_rslora": True},
+        {"target_modules": ["model.layers.0.self_attn.q_proj", "model.layers.3.mlp.up_proj"]},
+        {"target_modules": r"model\.layers\.[02]\.(self_attn\.q_proj|mlp\.up_proj)"},
+        {"layers_to_transform": [0, 2], "layers_pattern": "layers"},
+        {"layers_to_transform": [0]},
+        {"exclude_modules": r"model\.layers\.0\..*"},
+    ],
+    ids=" ".join,
+)
+def test_an_adapter_that_names_modules_as_its_own_model_does_is_merged_as_peft_does(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    foreign = tmp_path / "foreign"
+    tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(foreign)
+    tiny_tokenizer().save_pretrained(foreign)
+    name_dropped(foreign, drop_mlp_list=MLPS, drop_attn_list=ATTENTIONS)
+    plain = whole(foreign, tmp_path / "whole")
+    lora = LoraConfig(**{"r": 3, "lora_alpha": 7, "target_modules": ["q_proj", "up_proj"], **settings})
+    torch.manual_seed(1)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(plain), lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(tmp_path / "adapter")
+
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
+    assert result.exit_code == 0, result.output
+    ours = AutoModel.from_pretrained(tmp_path / "ours").eval()
+    theirs = silenced(model.merge_and_unload().model.eval())
+    torch.testing.assert_close(states(ours), states(theirs), atol=1e-5, rtol=0)
+
+
+def test_settings_that_peft_refuses_are_one_sentence(foreign: Path, tmp_path: Path) -> None:
+    lora = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(AutoModel.from_pretrained(whole(foreign, tmp_path / "whole")), lora).save_pretrained(
+        tmp_path / "adapter"
+    )
+    config = tmp_path / "adapter/adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), "r": 0}), encoding="utf-8")
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
+    assert result.exit_code == 2
+    assert f"the weights in {tmp_path / 'adapter'} do not fit" in result.output.splitlines()[-1]
+
+
 def test_the_result_is_a_base_model_that_can_be_cut_on(foreign: Path, tmp_path: Path) -> None:
     from effir.compress.shape import shape_of
     from effir.data.base_model import install_base_model
