@@ -5,6 +5,7 @@ import click
 from effir.compress.order import Drop, first, without
 from effir.compress.shape import shape_of
 from effir.compress.surgery import cut_checkpoint
+from effir.errors import EffirError
 from effir.files import read_json, require
 from stages.paths import DEPTH, ORDER, TUNED
 from stages.program import running
@@ -17,6 +18,10 @@ def main() -> None:
         order = [Drop(**row) for row in read_json(ORDER, made_by="analyze")]
         dropped = first(order, stage.params.prune.depth)
         shape = without(shape_of(require(TUNED, made_by="tune")), dropped)
+        if not shape.having("block"):
+            raise EffirError(
+                f"prune.depth is {len(dropped)}, which leaves neither an attention nor an MLP: choose less"
+            )
         cut_checkpoint(TUNED, DEPTH, shape)
         stage.run.log_metrics({"depth/dropped": len(dropped), "depth/parameters": shape.parameters(embeddings=False)})
 

@@ -4,12 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
+from effir.files import write_json
 from effir.lifeline import SHELLS
 from stages.program import locked_hashes, record_of, stages_of
 
@@ -117,6 +119,20 @@ def test_a_missing_input_is_one_line_on_stderr_and_status_2(project: Path) -> No
     assert errors == ["Error: reports/drop_order.json is missing: run `dvc repro analyze`"]
     assert "Traceback" not in done.stdout + done.stderr
     assert not (project / "models").exists()
+
+
+def test_a_cut_that_leaves_no_sublayer_is_one_line(project: Path, tiny_checkpoint: Callable[[bool], Path]) -> None:
+    shutil.copytree(tiny_checkpoint(False), project / "models/tuned")  # of three layers
+    order = [{"sublayer": "block", "layer": layer, "change": 0.1} for layer in range(3)]
+    write_json(project / "reports/drop_order.json", order)
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["prune"]["depth"] = 3
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    done = run_stage(project, "prune_depth")
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    assert errors[-1] == "Error: prune.depth is 3, which leaves neither an attention nor an MLP: choose less"
+    assert not (project / "models/depth").exists()
 
 
 def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(project: Path) -> None:
