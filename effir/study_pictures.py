@@ -129,11 +129,21 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def layers_picture(variants: Sequence[Variant]) -> Figure | None:
-    """Draw by layer when sublayers were dropped, 1 first, and the widths that are left; None where nothing was cut."""
+    """Draw by layer when sublayers were dropped, 1 first, and the widths that are left; None where nothing was cut.
+
+    A width is over the largest among the runs of the same base model; a layer that a model does not have is left blank.
+    """
     known = [v for v in variants if v.layers.get("dropped") or len(set(v.layers.get("widths", ()))) > 1]
     if not known:
         return None
-    widths = np.array([v.layers["widths"] for v in known], dtype=float)
+    full: dict[object, int] = {}
+    for variant in variants:
+        base, there = variant.params.get("model.base"), variant.layers.get("widths", ())
+        full[base] = max(full.get(base, 1), *there, 1)
+    widths = np.full((len(known), max(len(v.layers["widths"]) for v in known)), np.nan)
+    for row, variant in enumerate(known):
+        there = variant.layers["widths"]
+        widths[row, : len(there)] = np.divide(there, full[variant.params.get("model.base")])
     figure = Figure(figsize=(2.5 + 0.24 * widths.shape[1] * 2, 2.2 + 0.34 * len(known)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     ranks = np.full(widths.shape, np.nan)
@@ -143,7 +153,7 @@ def layers_picture(variants: Sequence[Variant]) -> Figure | None:
             letter, below = SHORT[sublayer]
             left.text(layer, row + below, f"{rank}{letter}", ha="center", va="center", fontsize=6.5, color="white")
     left.imshow(ranks, cmap="cividis", aspect="auto", vmax=np.nanmax(ranks, initial=1) * 1.4)
-    drawn = right.imshow(widths / widths.max(), cmap="cividis", aspect="auto", vmin=0, vmax=1)
+    drawn = right.imshow(widths, cmap="cividis", aspect="auto", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=right, label="share kept")
     left.set(title="order of drops: b block, m MLP, a attention", xlabel="layer")
     right.set(title="width of each MLP that is left", xlabel="layer")

@@ -159,6 +159,20 @@ def test_the_layers_that_were_cut_are_drawn_a_row_a_run() -> None:
     assert layers_picture([variant_of(whole)]) is None
 
 
+def test_models_of_other_depth_and_width_stand_in_one_picture_each_against_its_own_full_width() -> None:
+    deep, wide = ({**row(base, 0.5, 0.5), "settings": {"model.base": base}} for base in ("deep", "wide"))
+    deep["layers"] = {"dropped": [["mlp", 2]], "widths": [8, 4, 0]}
+    wide["layers"] = {"dropped": [], "widths": [16, 4]}
+    figure = layers_picture([variant_of(deep), variant_of(wide)])
+    assert figure is not None
+    left, right = figure.axes[:2]
+    shares = np.ma.filled(right.images[0].get_array(), np.nan).tolist()
+    assert shares[0] == [1.0, 0.5, 0.0]  # of 8 channels
+    assert shares[1][:2] == [1.0, 0.25]  # of 16
+    assert np.isnan(shares[1][2])  # a layer that this model does not have
+    assert [text.get_text() for text in left.texts] == ["1m"]
+
+
 def test_no_results_write_nothing(tmp_path: Path) -> None:
     assert report(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
