@@ -98,20 +98,27 @@ class Collection:
     def judgements(self, split: str) -> dict[str, dict[str, int]]:
         """Query id to document id to grade, in file order; EffirError names a missing split or a malformed line."""
         judged: dict[str, dict[str, int]] = {}
-        with self._qrels(split).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                place = f"{self._qrels(split)}, line {number},"
-                if number == 1:
-                    _check_header(line, place)
-                elif line.strip():
-                    query, document, grade = _judgement(line, place)
-                    judged.setdefault(query, {})[document] = grade
+        for number, line in enumerate(self._lines(split), start=1):
+            place = f"{self._qrels(split)}, line {number},"
+            if number == 1:
+                _check_header(line, place)
+            elif line.strip():
+                query, document, grade = _judgement(line, place)
+                judged.setdefault(query, {})[document] = grade
         return judged
 
     def _all_queries(self) -> Iterator[tuple[str, str]]:
         for number, row in enumerate(read_jsonl(self.folder / QUERIES), start=1):
             place = f"{self.folder / QUERIES}, query {number},"
             yield _id(row, place), _text(row, "text", place)
+
+    def _lines(self, split: str) -> Iterator[str]:
+        path = self._qrels(split)
+        try:
+            with path.open(encoding="utf-8") as lines:
+                yield from lines
+        except UnicodeDecodeError as error:
+            raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
 
     def _qrels(self, split: str) -> Path:
         if split not in self.splits:

@@ -48,7 +48,10 @@ def _read(source: str, cache: Path) -> Iterator[str]:
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
             for line, _ in zip(lines, range(MOST), strict=False):
-                yield json.loads(line)["text"]
+                text = json.loads(line)["text"]
+                if not isinstance(text, str):
+                    raise TypeError
+                yield text
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, OSError, EOFError):
         raise EffirError(
             f"data.calibration: {source} is not JSON lines with a `text` in each: mend or replace it"

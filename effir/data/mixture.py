@@ -28,12 +28,15 @@ def mix(parts: Mapping[str, Collection], weights: Mapping[str, float], into: Pat
 
     Ids become ``<part>/<id>``. Of a part that has more queries than its share, those whose id has the lowest SHA-256
     are taken. Corpora are streamed, ``SOURCES.json`` with the licences is put together, ``mixture.json`` says how many
-    queries each part has. EffirError where a part has no train split.
+    queries each part has. EffirError where a part has no train split, or an empty one.
     """
     for name, part in parts.items():
         if SPLIT not in part.splits:
             raise EffirError(f"data.train: {name} has no train split, only {', '.join(part.splits)}: name another set")
     asked = {name: part.queries(SPLIT) for name, part in parts.items()}
+    for name, queries in asked.items():
+        if not queries:
+            raise EffirError(f"data.train: {name} judges no query in its train split: name another set")
     wanted = shares({name: len(queries) for name, queries in asked.items()}, weights)
     chosen = {name: _drawn(queries, wanted[name]) for name, queries in asked.items()}
     queries = {f"{name}/{id_}": text for name, texts in chosen.items() for id_, text in texts.items()}

@@ -124,6 +124,12 @@ def test_a_malformed_judgement_is_named_with_its_line(content: str, says: str, c
         collection.queries("test")
 
 
+def test_judgements_that_are_no_text_are_one_sentence(collection: Collection) -> None:
+    (collection.folder / "qrels" / "test.tsv").write_bytes(HEADER.encode("utf-16"))
+    with pytest.raises(EffirError, match=r"qrels/test\.tsv is not UTF-8 text \(invalid start byte\): convert it$"):
+        collection.judgements("test")
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [

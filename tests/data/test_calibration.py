@@ -59,6 +59,7 @@ def test_a_json_lines_file_plain_or_gzip_gives_its_texts_in_order(tmp_path: Path
         ("a.jsonl", b"not json\n"),
         ("a.jsonl", b'{"text": "good"}\n{"body": "no text"}\n'),
         ("a.jsonl", b"[1, 2]\n"),
+        ("a.jsonl", b'{"text": 7}\n'),
         ("a.jsonl", b'{"text": "\xff\xfe"}\n'),
         ("a.jsonl.gz", b'{"text": "not gzip"}\n'),
         ("a.jsonl.gz", gzip.compress(b'{"text": "cut"}\n' * 99, mtime=0)[:-20]),

@@ -41,6 +41,13 @@ def test_a_mix_has_all_documents_and_queries_in_proportion_under_ids_of_their_ow
         assert queries[query] == f"thing{query.partition('/q')[2]} of {query.partition('/')[0]}"
 
 
+def test_a_part_without_training_queries_is_refused_by_its_name(tmp_path: Path) -> None:
+    parts = {"good": collection(tmp_path / "good", 6), "bare": collection(tmp_path / "bare", 6)}
+    (tmp_path / "bare/qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\n")
+    with pytest.raises(EffirError, match=r"^data\.train: bare judges no query in its train split: name another set"):
+        mix(parts, {"good": 1, "bare": 1}, tmp_path / "mixed")
+
+
 def test_a_mix_is_the_same_bytes_again(tmp_path: Path) -> None:
     parts = {name: collection(tmp_path / name, count) for name, count in (("small", 4), ("large", 20))}
     for into in ("one", "other"):
