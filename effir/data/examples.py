@@ -223,6 +223,7 @@ def _texts(documents: Iterable[Document], wanted: set[str], folder: Path) -> dic
     found = {document.id: document.content for document in documents if document.id in wanted}
     for missing in sorted(wanted - found.keys()):
         raise EffirError(
-            f"{folder}: document {missing!r} is judged or a negative but not in corpus.jsonl: run `dvc repro download`"
+            f"{folder}: document {missing!r} is judged or a negative but not in corpus.jsonl: add it to the collection "
+            "that data.train names, or remove its judgements, and run `dvc repro --force download`"
         )
     return found

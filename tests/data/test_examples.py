@@ -128,6 +128,13 @@ def test_missing_negatives_name_the_command_that_makes_them(collection: Collecti
         load_examples(collection.folder, "train", 1)
 
 
+def test_a_judged_document_that_the_corpus_lacks_is_named_with_what_mends_it(collection: Collection) -> None:
+    with (collection.folder / "qrels/train.tsv").open("a") as judgements:
+        judgements.write("q1\tgone\t9\n")
+    with pytest.raises(EffirError, match=r"'gone' is judged.*: add it to the collection that data\.train names, or"):
+        load_examples(collection.folder, "train", 0)
+
+
 def test_a_negative_that_is_no_document_is_named(collection: Collection) -> None:
     rows = [{"query_id": query, "pos_ids": [], "neg_ids": ["gone"]} for query in QUERIES]
     write_jsonl(collection.folder / "negatives.jsonl", rows)
