@@ -18,7 +18,8 @@ def main(name: str) -> None:
         evaluate = stage.params.evaluate
         collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
         split = collection.evaluation_split()
-        run = bm25_search(collection.documents(), collection.queries(split), evaluate.depth)
+        # One result more than asked: BEIR leaves out a document that has the query's own id.
+        run = bm25_search(collection.documents(), collection.queries(split), evaluate.depth + 1)
         quality = evaluate_run(run, collection.judgements(split))
         ndcg = quality.by_query("ndcg_at_10")
         figures = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))

@@ -11,7 +11,8 @@ import psutil
 import pytest
 import yaml
 
-from effir.files import write_json
+from effir.data.beir import Document, write_collection
+from effir.files import read_json, write_json
 from effir.lifeline import SHELLS
 from stages.program import locked_hashes, record_of, stages_of
 
@@ -133,6 +134,16 @@ def test_a_cut_that_leaves_no_sublayer_is_one_line(project: Path, tiny_checkpoin
     errors = [line for line in done.stderr.splitlines() if line.strip()]
     assert errors[-1] == "Error: prune.depth is 3, which leaves neither an attention nor an MLP: choose less"
     assert not (project / "models/depth").exists()
+
+
+def test_bm25_keeps_its_depth_where_a_document_has_the_query_s_own_id(project: Path) -> None:
+    documents = [Document(f"d{i}", "", "things") for i in range(101)]  # alike: they are found in their order
+    judged = {"test": {"d0": {"d100": 1}}}
+    write_collection(project / "data/eval/tiny", documents, {"d0": "things"}, judged)
+    done = run_stage(project, "bm25", "tiny")
+    assert done.returncode == 0, done.stderr
+    # BEIR leaves d0 out: d100 is the hundredth of the others, evaluate.depth.
+    assert read_json(project / "baselines/tiny.json", made_by="bm25")["figures"]["recall_at_100"] == 1
 
 
 def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(project: Path) -> None:
