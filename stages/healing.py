@@ -32,7 +32,7 @@ def outside_opinion(params: Params) -> Opinion:
 
 def own_opinion(params: Params) -> Opinion:
     """Ask the tuned model: its preferences at the temperature at which it was tuned, and its vectors."""
-    return Opinion(require(OWN_TEACHER, made_by="tune"), params.finetune.temperature, params.finetune.own_vectors)
+    return Opinion(require(OWN_TEACHER, made_by="teach_own"), params.finetune.temperature, params.finetune.own_vectors)
 
 
 def heal_retriever(

@@ -42,7 +42,7 @@ def main() -> None:
             files |= {"params.json": everything, "metrics.json": groups, "dvc.lock.json": hashes}
             inputs = {path: md5 for path, md5 in hashes.items() if path.startswith(("data/", "models/"))}
             version = register_retriever(
-                require(RETRIEVER, made_by="finetune"),
+                require(RETRIEVER, made_by="export"),
                 name=register.name,
                 pipeline_run_id=pipeline,
                 tags={"variant": params.variant, **origin.tags(), "dvc": json.dumps(inputs)},

@@ -275,6 +275,15 @@ def test_a_stage_writes_where_its_program_says(stage: str) -> None:
         )
 
 
+def test_a_missing_artifact_names_the_stage_that_writes_it() -> None:
+    pattern = r"(?:require|read_json)\((?P<name>[A-Z_]+)[^()]*, made_by=\"(?P<stage>\w+)\"\)"
+    found = [each for path in ROOT.glob("stages/*.py") for each in re.finditer(pattern, path.read_text("utf-8"))]
+    assert len(found) > 20
+    for each in found:
+        artifact = getattr(stages.paths, each["name"]).as_posix()
+        assert artifact in paths(each["stage"], "outs", "metrics", "plots"), each[0]
+
+
 @pytest.mark.parametrize(
     "stage", ["download", "teach", "tune", "teach_own", "analyze", "restore", "prune_width", "finetune", "index"]
 )
