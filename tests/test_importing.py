@@ -88,18 +88,24 @@ def test_weights_of_what_is_dropped_need_not_be_there(foreign: Path, tmp_path: P
     torch.testing.assert_close(states(ours), states(same), atol=0, rtol=0)
 
 
+def adapted(model: Any, settings: LoraConfig, into: Path) -> Any:
+    """Put an adapter that is not zero over a model, and save it alone."""
+    torch.manual_seed(1)
+    model = get_peft_model(model, settings)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(into)
+    return model
+
+
 @pytest.mark.parametrize("trained_on", ["with LM head", "without"])
 def test_an_adapter_over_a_dropped_model_computes_the_same(foreign: Path, tmp_path: Path, trained_on: str) -> None:
     plain = whole(foreign, tmp_path / "whole")
     opened: Any = AutoModelForCausalLM if trained_on == "with LM head" else AutoModel
     settings = LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "o_proj", "up_proj", "down_proj"])
-    torch.manual_seed(1)
-    model = get_peft_model(opened.from_pretrained(plain), settings)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(0, 0.1)
-    model.save_pretrained(tmp_path / "adapter")
+    adapted(opened.from_pretrained(plain), settings, tmp_path / "adapter")
 
     result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
     assert result.exit_code == 0, result.output
@@ -135,13 +141,7 @@ def test_an_adapter_that_names_modules_as_its_own_model_does_is_merged_as_peft_d
     name_dropped(foreign, drop_mlp_list=MLPS, drop_attn_list=ATTENTIONS)
     plain = whole(foreign, tmp_path / "whole")
     lora = LoraConfig(**{"r": 3, "lora_alpha": 7, "target_modules": ["q_proj", "up_proj"], **settings})
-    torch.manual_seed(1)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(plain), lora)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(0, 0.1)
-    model.save_pretrained(tmp_path / "adapter")
+    model = adapted(AutoModelForCausalLM.from_pretrained(plain), lora, tmp_path / "adapter")
 
     result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
     assert result.exit_code == 0, result.output
