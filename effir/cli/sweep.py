@@ -78,10 +78,10 @@ def sweep(
     load_params()
     params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     check_params(set_over(params, fixed))
-    shape = shape_of(require(Path("models/base"), made_by="download"))
     space = read_space(vary)
     if both := sorted(space.keys() & fixed.keys()):
         raise EffirError(f"--vary and -S both have {both[0]}: leave one of them out")
+    shape = shape_of(require(Path("models/base"), made_by="download"))
     free = {key: where for key, where in default_space(shape.layers).items() if key not in fixed}
     plan = Plan(name, target, space or free, trials, flatten(params), fixed, seed)
     found = run_sweep(plan, shape, state_dir("sweeps"))
