@@ -78,8 +78,8 @@ def run_study(
 
     ``only`` names the runs to make now, where not all are wanted.
     ``params`` are params.yaml's, flat: what was made with others, beside what a study sets, is not mixed with new rows.
-    ``folder`` keeps DVC's logs. A study that was killed goes on with the run that it lost. EffirError where a row or an
-    experiment was made otherwise than it would be now, a run fails, or ``only`` names none of the study's.
+    ``folder`` keeps DVC's logs. A study that was killed goes on with the run that it lost. EffirError where a row
+    was made otherwise than it would be now, a run fails, or ``only`` names none of the study's.
     """
     if unknown := sorted(set(only) - study.runs.keys()):
         raise EffirError(f"{study.name} has no run {unknown[0]!r}: it has {', '.join(study.runs)}")
@@ -93,20 +93,14 @@ def run_study(
                 )
         elif name in (only or study.runs):
             experiment = f"{study.name}-{name}"
-            row = _row(name, settings, run(experiment, settings, folder / f"{experiment}.log"))
-            if made := made_otherwise(row["params"], settings, params):
-                raise EffirError(
-                    f"the experiment {experiment} was made with {made}: go back to that, or run "
-                    f"`dvc exp remove {experiment}`"
-                )
-            rows[name] = row
+            rows[name] = _row(name, settings, run(experiment, settings, folder / f"{experiment}.log"))
             _write(results, study, rows)
     _write(results, study, rows)  # what the study asks may have changed, and which runs it has
     return _ordered(study, rows)
 
 
-def in_experiments(say: Callable[[str], None], local: Mapping[str, Value]) -> Run:
-    """Return what runs the pipeline as a DVC experiment, or reads the one of that name.
+def in_experiments(say: Callable[[str], None], local: Mapping[str, Value], params: Mapping[str, Scalar]) -> Run:
+    """Return what runs the pipeline as a DVC experiment with ``params``, or reads the one of that name.
 
     ``local`` are settings that say where this machine has its data: results do not keep them. EffirError for others.
     """
@@ -115,7 +109,7 @@ def in_experiments(say: Callable[[str], None], local: Mapping[str, Value]) -> Ru
     unkept = {"register.version": "false", **local}
 
     def run(name: str, settings: Mapping[str, Value], log: Path) -> Variant:
-        return run_trial(name, {**settings, **unkept}, log, lambda stage: say(f"{name}: {stage}"))
+        return run_trial(name, {**settings, **unkept}, params, log, lambda stage: say(f"{name}: {stage}"))
 
     return run
 

@@ -6,8 +6,8 @@ import yaml
 from effir.card import description, model_card, recipe, result_table
 from effir.params import check_params
 from effir.provenance import GitState, Origin
+from effir.sweeping.overrides import set_over
 from effir.sweeping.space import Value
-from effir.sweeping.trials import set_over
 
 QUALITY = {
     "apidocs": {

@@ -13,8 +13,8 @@ from effir.comparison import Scalar, Variant
 from effir.errors import EffirError
 from effir.params import check_params
 from effir.studies import Study, in_experiments, read_study, run_study
+from effir.sweeping.overrides import assignment, set_over
 from effir.sweeping.space import Value
-from effir.sweeping.trials import assignment, set_over
 
 PLAN = """
 question: Which?
@@ -154,13 +154,6 @@ def test_rows_of_other_params_are_not_mixed_with_new_ones(study: Study, tmp_path
         studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.seed": 1})
 
 
-def test_an_older_experiment_of_the_name_is_no_row(study: Study, tmp_path: Path) -> None:
-    said = r"^the experiment direct-full was made with finetune\.seed=0, now 1: go back to that, or run `dvc exp"
-    with pytest.raises(EffirError, match=said):
-        studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.seed": 1})
-    assert not (tmp_path / "results.json").exists()
-
-
 def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_before(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,11 +188,11 @@ def test_settings_of_a_stage_that_does_nothing_decide_nothing(
 
 
 def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
-    in_experiments(print, {"data.mirror": "file:///there"})
+    in_experiments(print, {"data.mirror": "file:///there"}, PARAMS)
     with pytest.raises(
         EffirError, match=r"-S finetune\.steps would change what a study finds: write it into the study"
     ):
-        in_experiments(print, {"finetune.steps": 0})
+        in_experiments(print, {"finetune.steps": 0}, PARAMS)
 
 
 @pytest.mark.parametrize(

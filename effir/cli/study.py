@@ -43,16 +43,9 @@ def study(path: Path, runs: tuple[str, ...], settings: tuple[str, ...], as_json:
             heard.append(stage)
             say(stage)
 
-    results = RESULTS / f"{plan.name}.json"
-    run = in_experiments(once, dict(map(pair, settings)))
-    rows = run_study(
-        plan,
-        results,
-        state_dir("studies"),
-        flatten(yaml.safe_load(PARAMS.read_text(encoding="utf-8"))),
-        run,
-        runs,
-    )
+    params = flatten(yaml.safe_load(PARAMS.read_text(encoding="utf-8")))
+    run = in_experiments(once, dict(map(pair, settings)), params)
+    rows = run_study(plan, RESULTS / f"{plan.name}.json", state_dir("studies"), params, run, runs)
     if as_json:
         click.echo(json.dumps(rows))
         return

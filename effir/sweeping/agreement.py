@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from effir.comparison import Scalar, same_text
+from effir.sweeping.overrides import flat_settings
 from effir.sweeping.space import Value
-from effir.sweeping.trials import flat_settings
 
 LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Keys of params.yaml that do not decide what a run finds."""

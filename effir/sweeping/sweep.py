@@ -11,7 +11,6 @@ from tqdm import tqdm
 from effir.comparison import Variant
 from effir.compress.shape import ModelShape
 from effir.errors import EffirError
-from effir.sweeping.agreement import made_otherwise
 from effir.sweeping.space import Value
 from effir.sweeping.study import Drawn, Plan, Study, Trial
 from effir.sweeping.target import Result, best, hopeless
@@ -83,13 +82,7 @@ def line(trial: Trial) -> str:
 def _runner(plan: Plan, folder: Path, bar: Any) -> Run:
     def run(name: str, settings: Mapping[str, Value]) -> Variant:
         log, asked = folder / plan.name / f"{name}.log", {**plan.fixed, **settings}
-        found = run_trial(name, asked, log, lambda stage: bar.set_postfix_str(f"{name}: {stage}"))
-        if made := made_otherwise(found.params, asked, plan.params):
-            raise EffirError(
-                f"the experiment {name} was made with {made}: go back to that, remove it by `dvc exp remove {name}`, "
-                "or give another --name"
-            )
-        return found
+        return run_trial(name, asked, plan.params, log, lambda stage: bar.set_postfix_str(f"{name}: {stage}"))
 
     return run
 

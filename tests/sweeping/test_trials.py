@@ -1,17 +1,21 @@
 """Trials that have run already, in a git repository that holds what DVC leaves of an experiment."""
 
+import fcntl
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from effir.comparison import Scalar
 from effir.errors import EffirError
+from effir.sweeping.space import Value
 from effir.sweeping.trials import run_trial
 
 PARAMS = (
     "data: {eval: [apidocs-dev]}\nprune: {width: 0.8}\nfinetune: {learning_rate: 1.0e-4}\nregister: {version: false}\n"
 )
+PLAIN = {"prune.width": 0.8}
 
 
 @pytest.fixture
@@ -44,11 +48,25 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_trial_that_ran_is_read_and_does_not_run_again(ran: Path) -> None:
     # As DVC's command line has them: a list, a number in another form, a truth value as text.
     settings = {"data.eval": "[apidocs-dev]", "finetune.learning_rate": "1e-4", "register.version": "false"}
-    found = run_trial("sweep-1", {**settings, "prune.width": 0.8}, ran, lambda stage: None)
+    found = run_trial("sweep-1", {**settings, "prune.width": 0.8}, {"prune.width": 0.5}, ran, lambda stage: None)
     assert found.quality["apidocs-dev"]["ndcg_at_10"] == 0.5
     assert not ran.exists()
 
 
-def test_an_experiment_of_the_name_with_other_settings_is_not_taken_for_the_trial(ran: Path) -> None:
-    with pytest.raises(EffirError, match=r"^the experiment sweep-1 was made with another prune\.width: remove it by"):
-        run_trial("sweep-1", {"prune.width": 0.7}, ran, lambda stage: None)
+@pytest.mark.parametrize(
+    ("settings", "params"), [({"prune.width": 0.7}, {}), ({}, {"prune.width": 0.7}), ({"prune.width": 0.7}, PLAIN)]
+)
+def test_an_experiment_of_the_name_that_was_made_otherwise_is_not_taken_for_the_trial(
+    ran: Path, settings: dict[str, Value], params: dict[str, Scalar]
+) -> None:
+    said = r"^the experiment sweep-1 was made with prune\.width=0\.8, now 0\.7: go back to that, remove it by `dvc exp"
+    with pytest.raises(EffirError, match=said):
+        run_trial("sweep-1", settings, params, ran, lambda stage: None)
+
+
+def test_a_trial_that_another_process_runs_is_left_to_it(ran: Path) -> None:
+    log = ran.with_name("sweep-2.log")
+    with log.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(EffirError, match="another process runs the trial sweep-2: wait for its end"):
+            run_trial("sweep-2", {}, {}, log, lambda stage: None)
