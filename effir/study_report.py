@@ -74,7 +74,8 @@ def table(study: str, question: str, variants: Sequence[Variant], baseline: str,
     tests = " and of all ".join(f"{each.tests} tests against {each.baseline.name}" for each in found if each.tests)
     notes = [
         "Parameters are those beside the embeddings, and their share of the run's own base model. Bounds are 95 % over "
-        "queries; a row of several seeds is the mean of each query's scores, with the lowest and the highest seed.",
+        "queries; a row of several seeds is the mean of each query's scores, with the lowest and the highest seed, and "
+        "is compared as that mean, with rows of one seed too.",
         *([f"Differences are paired over queries, p corrected for the number of all {tests} (Holm)."] if tests else []),
         *(f"`{name}` was not run yet: nothing is compared with it." for name in asked if name not in names),
         f"`effir study studies/{study}.yaml` makes the runs, experiments `{study}-<run>`; `effir report` this page.",
