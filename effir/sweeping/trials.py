@@ -72,10 +72,12 @@ def _alone(name: str, log: Path) -> Iterator[None]:
 def _clear(name: str) -> None:
     """Remove the workspaces of earlier attempts at an experiment: of one that is killed, DVC keeps all its models."""
     for record in (WORKSPACES / "run").rglob("*.run"):
-        made = json.loads(record.read_text(encoding="utf-8"))
-        left = Path(made["root_dir"])
-        if made["name"] == name and left.parent == WORKSPACES.resolve():
-            shutil.rmtree(left, ignore_errors=True)
+        try:
+            made = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:  # killed while DVC wrote it
+            continue
+        if made["name"] == name and Path(made["root_dir"]).parent == WORKSPACES.resolve():
+            shutil.rmtree(made["root_dir"], ignore_errors=True)
 
 
 def _follow(dvc: subprocess.Popen[bytes], log: Path, tell: Callable[[str], None]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from effir.comparison import Scalar
 from effir.errors import EffirError
 from effir.sweeping.space import Value
-from effir.sweeping.trials import run_trial
+from effir.sweeping.trials import TrialError, run_trial
 
 PARAMS = (
     "data: {eval: [apidocs-dev]}\nprune: {width: 0.8}\nfinetune: {learning_rate: 1.0e-4}\nregister: {version: false}\n"
@@ -70,3 +70,19 @@ def test_a_trial_that_another_process_runs_is_left_to_it(ran: Path) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(EffirError, match="another process runs the trial sweep-2: wait for its end"):
             run_trial("sweep-2", {}, {}, log, lambda stage: None)
+
+
+def test_what_a_kill_left_of_a_trial_goes_before_it_runs_again_and_nothing_else_does(
+    ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspaces = ran.parent / ".dvc/tmp/exps/standalone"
+    for name, folder in {"sweep-2": "tmp-ours", "other": "tmp-another"}.items():
+        record = workspaces / "run" / name / f"{name}.run"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"name": name, "root_dir": str(workspaces / folder)}))
+        (workspaces / folder).mkdir()
+    (workspaces / "run/torn.run").write_text('{"name": "swe')
+    monkeypatch.setattr("effir.sweeping.trials.CHILD", "")  # DVC that ends at once, and made nothing
+    with pytest.raises(TrialError, match="trial sweep-2 failed"):
+        run_trial("sweep-2", {}, {}, ran.with_name("sweep-2.log"), lambda stage: None)
+    assert sorted(path.name for path in workspaces.glob("tmp*")) == ["tmp-another"]
