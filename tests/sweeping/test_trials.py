@@ -9,13 +9,14 @@ import pytest
 
 from effir.comparison import Scalar
 from effir.errors import EffirError
+from effir.studies import in_experiments
 from effir.sweeping.space import Value
 from effir.sweeping.trials import TrialError, run_trial
 
 PARAMS = (
     "data: {eval: [apidocs-dev]}\nprune: {width: 0.8}\nfinetune: {learning_rate: 1.0e-4}\nregister: {version: false}\n"
 )
-PLAIN = {"prune.width": 0.8}
+PLAIN: dict[str, Scalar] = {"prune.width": 0.8}
 
 
 @pytest.fixture
@@ -62,6 +63,13 @@ def test_an_experiment_of_the_name_that_was_made_otherwise_is_not_taken_for_the_
     said = r"^the experiment sweep-1 was made with prune\.width=0\.8, now 0\.7: go back to that, remove it by `dvc exp"
     with pytest.raises(EffirError, match=said):
         run_trial("sweep-1", settings, params, ran, lambda stage: None)
+
+
+def test_an_experiment_of_other_params_is_not_taken_for_a_study_s_run(ran: Path) -> None:
+    run = in_experiments(print, {}, {"prune.width": 0.7})
+    with pytest.raises(EffirError, match=r"^the experiment sweep-1 was made with prune\.width=0\.8, now 0\.7"):
+        run("sweep-1", {}, ran)
+    assert in_experiments(print, {}, PLAIN)("sweep-1", {}, ran).quality["apidocs-dev"]["ndcg_at_10"] == 0.5
 
 
 def test_a_trial_that_another_process_runs_is_left_to_it(ran: Path) -> None:
