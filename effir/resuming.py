@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,3 +15,11 @@ def checkpoints_for(stage: str, settings: Mapping[str, Any], inputs: Sequence[Pa
     """Name a folder for resumable checkpoints by the hash of all that decides what the stage trains."""
     identity = json.dumps([settings, [sha256_of(path) for path in inputs]], sort_keys=True)
     return state_dir("checkpoints") / f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+@contextmanager
+def resumable(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Iterator[Path]:
+    """Give the folder of :func:`checkpoints_for` to a block that trains and saves; then it goes."""
+    place = checkpoints_for(stage, settings, inputs)
+    yield place
+    shutil.rmtree(place, ignore_errors=True)

@@ -82,6 +82,7 @@ def append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def save_retriever(model: SentenceTransformer, into: Path) -> None:
     """Write a folder; ``SentenceTransformer(folder, trust_remote_code=True)`` opens it where effir is not installed."""
+    model.tokenizer.init_kwargs.pop("local_files_only", None)  # it is saved: the bytes would tell of HF_HUB_OFFLINE
     with writing(into) as draft:
         model.save_pretrained(str(draft), create_model_card=False)
 

@@ -20,7 +20,7 @@ from sentence_transformers import (
 )
 from torch import Tensor, nn
 from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from effir.data.columns import by_part
@@ -109,21 +109,24 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train what requires a gradient, in place; a killed run goes on from its last checkpoint in ``checkpoints``.
 
-    ``checkpoints`` is removed at the end. The caller keys it by everything that decides the outcome
-    (``checkpoints_for``). Returns the loss curve, the part before a kill included. Every batch is of one part of a
-    mixture, parts in proportion to their examples: documents of another kind are no negatives to learn from.
+    The caller keys ``checkpoints`` by everything that decides the outcome, and removes it once the model is saved
+    (:func:`effir.resuming.resumable`). Returns the loss curve, the part before a kill included. Every batch is of one
+    part of a mixture, parts in proportion to their examples: documents of another kind are no negatives to learn from.
     """
-    parts = by_part(examples, schedule.batch_size)
+    parts, logging = by_part(examples, schedule.batch_size), _Logging(log)
     with _prepared(model, schedule.max_tokens), frozen_products(model, arithmetic(schedule.precision)):
         trainer = HealingTrainer(
             model=model,
             args=_arguments(model, schedule, checkpoints),
             train_dataset=DatasetDict(parts) if len(parts) > 1 else parts.popitem()[1],
             loss=loss,
-            callbacks=[_Logging(log)],
+            callbacks=[logging],
         )
-        trainer.train(resume_from_checkpoint=_last_whole(checkpoints))
-    shutil.rmtree(checkpoints, ignore_errors=True)
+        last = _last_whole(checkpoints)
+        if last and trainer.takes(last):
+            logging.on_train_begin(trainer.args, trainer.state, trainer.control)
+        else:
+            trainer.train(resume_from_checkpoint=last)
     return [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
 
 
@@ -149,6 +152,15 @@ def merge_adapters(model: SentenceTransformer) -> None:
 
 class HealingTrainer(SentenceTransformerTrainer):
     """The sentence-transformers trainer, whose checkpoints hold only what trains: adapters or gates."""
+
+    def takes(self, checkpoint: str) -> bool:
+        """Take over a checkpoint of the last step, from which ``train`` would go one too far; tell if it is one."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if state.global_step < self.args.max_steps:
+            return False
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        return True
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)

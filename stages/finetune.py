@@ -6,7 +6,7 @@ from effir.files import require, write_json
 from stages.healing import heal_retriever, outside_opinion, own_opinion
 from stages.paths import HEALED, LOSS, WIDTH
 from stages.program import running
-from stages.settings import adapters_of, healing_schedule
+from stages.settings import healing_schedule
 
 
 @click.command()
@@ -19,7 +19,7 @@ def main() -> None:
             params,
             width,
             HEALED,
-            adapters=adapters_of(params, params.finetune.lora_rank),
+            rank=params.finetune.lora_rank,
             schedule=healing_schedule(params),
             opinion=opinion,
             log=stage.log,

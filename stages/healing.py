@@ -8,12 +8,12 @@ from effir.files import require
 from effir.opinions import drawn
 from effir.params import Params
 from effir.ranking import Lesson
-from effir.resuming import checkpoints_for
+from effir.resuming import resumable
 from effir.retriever import build_retriever, save_retriever
 from effir.teacher import taught_examples
-from effir.training import Adapters, Log, Schedule, heal
+from effir.training import Log, Schedule, heal
 from stages.paths import OWN_TEACHER, TEACHER, TRAIN
-from stages.settings import retriever_settings
+from stages.settings import adapters_of, retriever_settings
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def heal_retriever(
     source: Path,
     into: Path,
     *,
-    adapters: Adapters,
+    rank: int,
     schedule: Schedule,
     opinion: Opinion,
     log: Log,
 ) -> list[dict[str, float]]:
-    """Heal the checkpoint ``source`` as a retriever, write it as ``into``, and return the loss curve."""
-    finetune = params.finetune
+    """Heal the checkpoint ``source`` by adapters of ``rank`` as a retriever, ``into``, and return the loss curve."""
+    finetune, adapters = params.finetune, adapters_of(params, rank)
     mined = load_examples(require(TRAIN, made_by="download"), "train", params.mined_negatives)
     chosen = finetune.teacher_margin, finetune.negatives, finetune.miner
     examples, teacher = taught_examples(opinion.folder, drawn(mined, finetune.examples), *chosen)
@@ -55,16 +55,17 @@ def heal_retriever(
     identity = {**settings, **asdict(schedule), **asdict(adapters), "lesson": weights, "chosen": chosen}
     identity |= {"loss": finetune.temperature, "examples": finetune.examples}
     model = build_retriever(source, **settings)
-    curve = heal(
-        model,
-        examples,
-        adapters=adapters,
-        temperature=finetune.temperature,
-        schedule=schedule,
-        checkpoints=checkpoints_for(into.name, identity, [source, TRAIN, opinion.folder]),
-        log=log,
-        lesson=Lesson(teacher, **weights) if teacher else None,
-        mini_batch=finetune.mini_batch,
-    )
-    save_retriever(model, into)
+    with resumable(into.name, identity, [source, TRAIN, opinion.folder]) as checkpoints:
+        curve = heal(
+            model,
+            examples,
+            adapters=adapters,
+            temperature=finetune.temperature,
+            schedule=schedule,
+            checkpoints=checkpoints,
+            log=log,
+            lesson=Lesson(teacher, **weights) if teacher else None,
+            mini_batch=finetune.mini_batch,
+        )
+        save_retriever(model, into)
     return curve

@@ -10,7 +10,7 @@ from effir.compress.slimming import choose_channels, describe_scores, factors
 from effir.compress.surgery import cut_checkpoint
 from effir.data.examples import load_examples
 from effir.files import require, write_json
-from effir.resuming import checkpoints_for
+from effir.resuming import resumable
 from effir.retriever import build_retriever
 from stages.paths import RESTORED, SLIMMING, TRAIN, WIDTH
 from stages.program import running
@@ -23,22 +23,22 @@ def main() -> None:
     with running("prune_width") as stage:
         params = stage.params
         shape = shape_of(require(RESTORED, made_by="restore"))
+        scoring, schedule = gate_scoring(params), gate_schedule(params)
+        settings = {**retriever_settings(params), **asdict(scoring), **asdict(schedule)}
         channels, gates, report = {}, {}, None
-        if params.prune.width < 1 and any(shape.mlp_widths):
-            examples = load_examples(require(TRAIN, made_by="download"), "train", negatives=0)
-            model = build_retriever(RESTORED, **retriever_settings(params))
-            scoring, schedule = gate_scoring(params), gate_schedule(params)
-            settings = {**retriever_settings(params), **asdict(scoring), **asdict(schedule)}
-            work = checkpoints_for("prune_width", settings, [RESTORED, TRAIN])
-            scores = score_channels(model, examples, scoring, schedule, work, stage.log)
-            channels = choose_channels(scores, params.prune.width, params.prune.multiple_of)
-            if params.prune.keep_gates and params.prune.method == "slimming":
-                gates = factors(scores)
-            report = describe_scores(scores, channels)
-        widths = [len(channels.get(layer, range(width))) for layer, width in enumerate(shape.mlp_widths)]
-        slim = shape.with_mlp_widths(widths)
-        cut_checkpoint(RESTORED, WIDTH, slim, channels, gates)
-        write_json(SLIMMING, {"method": params.prune.method, "widths": widths, "scores": report})
+        with resumable("prune_width", settings, [RESTORED, TRAIN]) as work:
+            if params.prune.width < 1 and any(shape.mlp_widths):
+                examples = load_examples(require(TRAIN, made_by="download"), "train", negatives=0)
+                model = build_retriever(RESTORED, **retriever_settings(params))
+                scores = score_channels(model, examples, scoring, schedule, work, stage.log)
+                channels = choose_channels(scores, params.prune.width, params.prune.multiple_of)
+                if params.prune.keep_gates and params.prune.method == "slimming":
+                    gates = factors(scores)
+                report = describe_scores(scores, channels)
+            widths = [len(channels.get(layer, range(width))) for layer, width in enumerate(shape.mlp_widths)]
+            slim = shape.with_mlp_widths(widths)
+            cut_checkpoint(RESTORED, WIDTH, slim, channels, gates)
+            write_json(SLIMMING, {"method": params.prune.method, "widths": widths, "scores": report})
         stage.run.log_metrics({"width/channels": sum(widths), "width/parameters": slim.parameters(embeddings=False)})
 
 

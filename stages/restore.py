@@ -9,7 +9,7 @@ from effir.compress.shape import shape_of
 from effir.data.examples import load_examples
 from effir.files import require, write_json
 from effir.restoration import restore
-from effir.resuming import checkpoints_for
+from effir.resuming import resumable
 from effir.retriever import build_retriever
 from stages.paths import DEPTH, RESTORATION, RESTORED, TRAIN, TUNED
 from stages.program import running
@@ -26,18 +26,19 @@ def main() -> None:
         model = build_retriever(require(DEPTH, made_by="prune_depth"), **settings)
         identity = {**settings, **asdict(schedule), **asdict(adapters)}
         curve: list[dict[str, float]] = []
-        if schedule.steps and shape_of(DEPTH) != shape_of(TUNED):
-            curve = restore(
-                model,
-                build_retriever(require(TUNED, made_by="tune"), **settings),
-                load_examples(require(TRAIN, made_by="download"), "train", negatives=0),
-                adapters=adapters,
-                schedule=schedule,
-                checkpoints=checkpoints_for("restore", identity, [TUNED, DEPTH, TRAIN]),
-                log=stage.log,
-            )
-        save_model(model[0].model, DEPTH, RESTORED)
-        write_json(RESTORATION, curve)
+        with resumable("restore", identity, [TUNED, DEPTH, TRAIN]) as checkpoints:
+            if schedule.steps and shape_of(DEPTH) != shape_of(TUNED):
+                curve = restore(
+                    model,
+                    build_retriever(require(TUNED, made_by="tune"), **settings),
+                    load_examples(require(TRAIN, made_by="download"), "train", negatives=0),
+                    adapters=adapters,
+                    schedule=schedule,
+                    checkpoints=checkpoints,
+                    log=stage.log,
+                )
+            save_model(model[0].model, DEPTH, RESTORED)
+            write_json(RESTORATION, curve)
 
 
 if __name__ == "__main__":

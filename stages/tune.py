@@ -8,7 +8,7 @@ from effir.files import require, write_json, writing
 from stages.healing import heal_retriever, outside_opinion
 from stages.paths import BASE, TUNED, TUNING
 from stages.program import running
-from stages.settings import adapters_of, tuning_schedule
+from stages.settings import tuning_schedule
 
 
 @click.command()
@@ -21,7 +21,7 @@ def main() -> None:
                 params,
                 base,
                 TUNED,
-                adapters=adapters_of(params, params.tune.lora_rank),
+                rank=params.tune.lora_rank,
                 schedule=tuning_schedule(params),
                 opinion=outside_opinion(params),
                 log=stage.log,

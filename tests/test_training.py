@@ -1,6 +1,7 @@
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from effir.errors import EffirError
 from effir.files import write_json
 from effir.precision import uses_bfloat16
 from effir.ranking import Lesson, cosine, ranking_loss
-from effir.resuming import checkpoints_for
+from effir.resuming import checkpoints_for, resumable
 from effir.retriever import build_retriever, encode_documents
 from effir.teacher import CrossEncoder
 from effir.training import (
@@ -163,7 +164,6 @@ def test_healing_lowers_the_loss_and_leaves_a_plain_model(
     assert curve[-1]["learning_rate"] < 0.0005 < max(row["learning_rate"] for row in curve)
     assert weights(model).keys() == weights(retriever()).keys()
     assert (model.max_seq_length, model.training) == (32, False)
-    assert not (tmp_path / "work").exists()
 
 
 def test_two_runs_with_one_seed_are_identical_and_another_seed_is_not(
@@ -211,7 +211,6 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_curve_as_an_uninterrupted_
     assert curve == expected
     assert seen == expected  # the part before the kill is logged again
     assert_same(weights(again), weights(whole))
-    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("left", [None, b'{"epoch": 0.'], ids=["no state", "half of a state"])
@@ -254,6 +253,17 @@ def test_a_batch_is_of_one_part_of_a_mixture_and_all_are_read_once_before_any_tw
     assert sorted(part for of in parts for part in of) == ["few"] * 2 + ["many"] * 4  # 8 and 16 examples, 4 a batch
     assert parts != [{"few"}] * 2 + [{"many"}] * 4  # not one part after the other
     assert sorted(row for batch in loss.batches for row in batch) == list(range(24))
+
+
+def test_what_was_trained_to_the_end_and_not_saved_is_not_trained_further(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path
+) -> None:
+    whole, again, seen = retriever(), retriever(), []
+    expected = healed(whole, tmp_path / "work", steps=9)
+    assert (tmp_path / "work/checkpoint-9").is_dir()
+    assert healed(again, tmp_path / "work", collect(seen), steps=9) == expected
+    assert seen == expected
+    assert_same(weights(again), weights(whole))
 
 
 def test_a_checkpoint_of_other_weights_is_refused(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
@@ -309,6 +319,18 @@ def test_checkpoints_are_of_one_stage_its_settings_and_its_inputs(
     assert checkpoints_for("finetune", settings | {"seed": 1}, inputs) != place
     write_json(tmp_path / "model/config.json", {"a": 2})
     assert checkpoints_for("finetune", settings, inputs) != place
+
+
+def test_checkpoints_go_once_the_block_that_saves_is_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    place = checkpoints_for("finetune", {}, [])
+    place.mkdir(parents=True)
+    with suppress(OSError), resumable("finetune", {}, []):
+        raise OSError("no space left")
+    assert place.is_dir()
+    with resumable("finetune", {}, []) as again:
+        assert again == place
+    assert not place.exists()
 
 
 def test_a_precision_that_is_asked_for_is_used_on_any_hardware() -> None:

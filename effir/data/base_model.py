@@ -78,6 +78,6 @@ def _convert(gguf: Path, into: Path, source: str) -> None:
         if hasattr(config, "quantization_config"):
             del config.quantization_config
     tokenizer.model_max_length = model.config.max_position_embeddings  # a GGUF leaves it out: 1e30 otherwise
-    tokenizer.init_kwargs["local_files_only"] = True  # it is saved: else the bytes tell whether a hub was in reach
+    tokenizer.init_kwargs.pop("local_files_only", None)  # it is saved: else the bytes tell whether a hub was in reach
     base.save_pretrained(into)
     tokenizer.save_pretrained(into)
