@@ -124,14 +124,25 @@ def test_a_gguf_becomes_a_plain_folder_that_computes_the_same(tmp_path: Path) ->
     assert tokenizer("cab").input_ids == [WORDS.index("c"), WORDS.index("ab")]  # by the only merge there is
 
 
-def test_a_conversion_gives_equal_bytes_each_time_offline_too(tmp_path: Path) -> None:
+TWICE = """
+import sys
+from pathlib import Path
+from effir.data.base_model import install_base_model
+from effir.retriever import build_retriever, save_retriever
+
+source, into, cache = sys.argv[1:]
+install_base_model(source, Path(into) / "base", Path(cache))
+model = build_retriever(Path(into) / "base", pooling="last", query_prompt="", document_prompt="", max_tokens=8)
+save_retriever(model, Path(into) / "retriever")
+"""
+
+
+def test_a_conversion_and_its_retriever_have_equal_bytes_each_time_offline_too(tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "tiny.gguf")
     for offline in ("0", "1"):  # read when transformers is imported, and saved by it
         names = (str(tmp_path / "tiny.gguf"), str(tmp_path / offline), str(tmp_path / "cache"))
-        code = "import sys; from pathlib import Path; from effir.data.base_model import install_base_model as bring; "
-        code += "bring(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))"
         env = {**os.environ, "HF_HUB_OFFLINE": offline}
-        subprocess.run([sys.executable, "-c", code, *names], env=env, check=True, timeout=120)
+        subprocess.run([sys.executable, "-c", TWICE, *names], env=env, check=True, timeout=120)
     assert sha256_of(tmp_path / "0") == sha256_of(tmp_path / "1")
 
 
