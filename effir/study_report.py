@@ -70,7 +70,6 @@ def table(study: str, question: str, variants: Sequence[Variant], baseline: str,
         f"| {' | '.join(cells)} |"
         for cells in (heads, ["---"] * len(heads), *(_cells(v, found, sets, baseline) for v in variants))
     ]
-    settings = [f"- `{v.name}`: {', '.join(f'`{key}={value}`' for key, value in v.params.items())}" for v in variants]
     tests = " and of all ".join(f"{each.tests} tests against {each.baseline.name}" for each in found if each.tests)
     notes = [
         "Parameters are those beside the embeddings, and their share of the run's own base model. Bounds are 95 % over "
@@ -80,7 +79,21 @@ def table(study: str, question: str, variants: Sequence[Variant], baseline: str,
         *(f"`{name}` was not run yet: nothing is compared with it." for name in asked if name not in names),
         f"`effir study studies/{study}.yaml` makes the runs, experiments `{study}-<run>`; `effir report` this page.",
     ]
-    return "\n".join([f"# {question}", "", *lines, "", *notes, "", *settings, ""])
+    return "\n".join([f"# {question}", "", *lines, "", *notes, "", *_settings(variants), ""])
+
+
+def _settings(variants: Sequence[Variant]) -> list[str]:
+    """List what is set over params.yaml: what all runs share once, then what each has of its own."""
+    every = {v.name: [f"`{key}={value}`" for key, value in v.params.items()] for v in variants}
+    shared = [one for one in every[variants[0].name] if all(one in each for each in every.values())]
+    if len(variants) == 1 or not shared:
+        return [_setting(f"`{name}`", each) for name, each in every.items()]
+    own = {name: [one for one in each if one not in shared] for name, each in every.items()}
+    return [_setting("every run", shared), *(_setting(f"`{name}`", each) for name, each in own.items())]
+
+
+def _setting(name: str, settings: Sequence[str]) -> str:
+    return f"- {name}: {', '.join(settings) or 'nothing of its own'}"
 
 
 def _compared(variants: Sequence[Variant], first: str) -> Comparison:

@@ -50,6 +50,17 @@ def test_the_table_has_a_line_a_run_with_a_paired_test_against_the_first() -> No
     assert "- `mlp-2`: `run=mlp-2`" in lines
 
 
+def test_settings_that_all_runs_share_are_said_once() -> None:
+    shared = {"data.eval": ["a", "b"], "prune.depth": 5}
+    rows = [{**ROWS[0], "settings": {**shared, "prune.width": 1.0}}, {**ROWS[1], "settings": shared}]
+    lines = table("direct", "Which?", [variant_of(each) for each in rows], "full").splitlines()
+    assert [line for line in lines if line.startswith("- ")] == [
+        "- every run: `data.eval=['a', 'b']`, `prune.depth=5`",
+        "- `full`: `prune.width=1.0`",
+        "- `mlp-2`: nothing of its own",
+    ]
+
+
 def test_a_rival_gets_paired_tests_of_its_own() -> None:
     lines = table("direct", "Which?", [variant_of(each) for each in ROWS[:3]], "full", rival="mlp-10").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
