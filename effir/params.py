@@ -38,7 +38,7 @@ class DataParams(Section):
         description="apidocs, a BEIR set with a train split, a name of data.collections, or several with their weights"
     )
     negatives: Annotated[int, Field(ge=1, le=32)] = Field(description="hard negatives mined for each training query")
-    calibration: str = Field(description="train (the training corpus) or the source of a JSON-lines file with `text`")
+    calibration: str = Field(description="train, a name of data.collections, or the source of JSON lines with `text`")
     dev: Name = Field(description="the set on which choices are checked, a name as in data.eval")
     eval: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(description="names of the sets to evaluate on")
     collections: dict[Name, str] = Field(description="own collections: a name and the source of a folder or zip")

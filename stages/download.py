@@ -25,7 +25,7 @@ def main() -> None:
             cache=cache,
         )
         install_evaluation(data.dev, DEV, mirror=data.mirror, collections=data.collections, cache=cache)
-        install_calibration(data.calibration, train, CALIBRATION, cache)
+        install_calibration(data.calibration, train, CALIBRATION, cache, data.collections)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ import gzip
 import hashlib
 import heapq
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from effir.data.beir import Collection
+from effir.data.beir import Collection, install_collection
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import write_jsonl
@@ -16,13 +17,24 @@ MOST = 2048
 """Texts kept; `analyze` takes the first `analyze.texts` of them."""
 
 
-def install_calibration(source: str, train: Collection, into: Path, cache: Path) -> None:
-    """Write ``into``, a JSON-lines file of ``{"text"}``: from the training corpus (``train``) or any source.
+def install_calibration(
+    source: str, train: Collection, into: Path, cache: Path, collections: Mapping[str, str]
+) -> None:
+    """Write ``into``, a JSON-lines file of ``{"text"}``: of the training corpus (``train``), a collection, or a source.
 
-    Documents of the training corpus are taken in the order of the SHA-256 of their id: a sample that no sorting of the
-    corpus biases. Another source is a JSON-lines file, plain or gzip, whose lines hold ``text``; its first lines count.
+    Documents of a corpus are taken in the order of the SHA-256 of their id: a sample that no sorting of the corpus
+    biases. A collection is one of ``collections`` by name. Another source is a JSON-lines file, plain or gzip, whose
+    lines hold ``text``; its first lines count.
     """
-    texts = _sample(train) if source == "train" else _read(source, cache)
+    if source == "train":
+        texts = _sample(train)
+    elif source in collections:
+        folder = cache / "calibration"
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+        texts = _sample(install_collection(source, folder, mirror="", collections=collections, cache=cache))
+        shutil.rmtree(folder)
+    else:
+        texts = list(_read(source, cache))
     write_jsonl(into, ({"text": text} for text in texts))
 
 
@@ -37,8 +49,8 @@ def load_calibration(path: Path, count: int) -> list[str]:
     return texts
 
 
-def _sample(train: Collection) -> list[str]:
-    ranked = ((hashlib.sha256(d.id.encode()).hexdigest(), d.content) for d in train.documents())
+def _sample(corpus: Collection) -> list[str]:
+    ranked = ((hashlib.sha256(d.id.encode()).hexdigest(), d.content) for d in corpus.documents())
     return [text for _, text in heapq.nsmallest(MOST, ranked)]
 
 

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ def texts(path: Path) -> list[str]:
     return [row["text"] for row in read_jsonl(path)]
 
 
-def install(source: str, tmp_path: Path, train: Collection | None = None) -> list[str]:
+def install(
+    source: str, tmp_path: Path, train: Collection | None = None, collections: Mapping[str, str] | None = None
+) -> list[str]:
     train = train or corpus(tmp_path / "set", DOCUMENTS)
-    install_calibration(source, train, tmp_path / "calibration.jsonl", tmp_path / "cache")
+    install_calibration(source, train, tmp_path / "calibration.jsonl", tmp_path / "cache", collections or {})
     return texts(tmp_path / "calibration.jsonl")
 
 
@@ -36,6 +39,16 @@ def test_documents_of_the_training_corpus_come_in_the_order_of_their_ids_hashes(
 def test_the_sample_does_not_depend_on_how_the_corpus_is_sorted(tmp_path: Path) -> None:
     forwards = install("train", tmp_path)
     assert install("train", tmp_path, corpus(tmp_path / "other", DOCUMENTS[::-1])) == forwards
+
+
+def test_a_collection_by_its_name_gives_a_sample_of_its_documents(tmp_path: Path) -> None:
+    corpus(tmp_path / "own", [Document(f"o{i}", "", f"own {i}") for i in range(9)])
+    taken = install("wiki", tmp_path, collections={"wiki": str(tmp_path / "own")})
+    assert sorted(taken) == [f"own {i}" for i in range(9)]
+    assert taken == install(
+        "train", tmp_path, corpus(tmp_path / "same", [Document(f"o{i}", "", f"own {i}") for i in range(9)])
+    )
+    assert install("wiki", tmp_path, collections={"wiki": str(tmp_path / "own")}) == taken  # nothing is left in the way
 
 
 def test_no_more_texts_are_kept_than_stated(tmp_path: Path) -> None:
