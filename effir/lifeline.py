@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -12,7 +13,7 @@ SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
 
 
 def die_with_parent(poll: float = 0.5) -> None:
-    """End this process when the program that started it is gone, looking every ``poll`` seconds.
+    """End this process, and what it started, when the program that started it is gone; look every ``poll`` seconds.
 
     A killed DVC leaves its stage alive, and the orphan would overwrite the outputs of the next run. A stage whose DVC
     was killed while it was still importing ends at once.
@@ -39,4 +40,7 @@ def _adopted(parent: psutil.Process) -> bool:
 def _watch(parent: psutil.Process, poll: float) -> None:
     while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
         time.sleep(poll)
+    for below in psutil.Process().children(recursive=True):  # a stage of this DVC may be too busy importing to look
+        with suppress(psutil.NoSuchProcess):
+            below.kill()
     os._exit(KILLED)

@@ -84,6 +84,22 @@ def test_a_stage_dies_with_the_program_that_started_its_shell(tmp_path: Path) ->
         parent.wait()
 
 
+def test_what_a_program_started_ends_with_it_when_its_own_parent_is_gone(tmp_path: Path) -> None:
+    below = "[sys.executable, '-c', 'import time; time.sleep(60)']"
+    busy = f"import subprocess, sys\nbelow = subprocess.Popen({below})\n"
+    (tmp_path / "child.py").write_text(busy + CHILD.replace("os.getpid()", "below.pid"))
+    command = f"'{sys.executable}' '{tmp_path / 'child.py'}' '{tmp_path / 'pid'}'"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, command], env=environment())
+    try:
+        below = psutil.Process(int(wait_for(tmp_path / "pid", 60)))
+        parent.send_signal(signal.SIGKILL)
+        psutil.wait_procs([below], timeout=3)
+        assert not below.is_running() or below.status() == psutil.STATUS_ZOMBIE
+    finally:
+        parent.kill()
+        parent.wait()
+
+
 @pytest.mark.skipif(psutil.Process(1).name().startswith("python"), reason="the first process may be DVC here")
 @pytest.mark.parametrize("variables", [{"DVC_STAGE": "tune"}, {}])
 def test_a_stage_whose_dvc_was_killed_while_it_imported_ends_at_once(tmp_path: Path, variables: dict[str, str]) -> None:
