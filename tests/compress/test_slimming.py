@@ -330,7 +330,8 @@ def test_slimming_moves_the_gates_and_a_heavier_lambda_moves_them_down(
     # Adam moves a gate by at most about its learning rate a step: 12 steps of 0.05 from 1 reach 0.4 at the lowest.
     def mean(weight: float) -> float:
         scoring = Scoring("slimming", temperature=0.1, l0_weight=weight, sharpness=5)
-        scores = score_channels(retriever, EXAMPLES, scoring, SCHEDULE, tmp_path / "work", lambda step, row: None)
+        work = tmp_path / str(weight)  # checkpoints stay, and a run takes over those it finds
+        scores = score_channels(retriever, EXAMPLES, scoring, SCHEDULE, work, lambda step, row: None)
         return torch.cat(list(scores.values())).mean().item()
 
     # With a lambda that outweighs the ranking loss every gate goes down at every step.
