@@ -6,10 +6,11 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from effir.data.beir import Document, write_collection
 from effir.profiles import use_profiles
@@ -102,9 +104,41 @@ class Repro:
 
 
 @pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone in which no stage has run."""
+    return fresh_clone(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="session")
+def repro(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Repro]:
+    """The project after ``dvc repro``, run by the first of pytest's processes to ask; each has a copy of its own."""
+    session = tmp_path_factory.getbasetemp()
+    if worker_id != "master":  # with more processes than one, each has a folder in the session's
+        session = session.parent
+    said = session / "repro.out"
+    with FileLock(session / "repro.lock"):
+        if not said.exists():
+            first = fresh_clone(session / "repro")
+            output = first.dvc("repro")
+            _commit(first, "after dvc repro")
+            said.write_text(output, encoding="utf-8")
     home = tmp_path_factory.mktemp("pipeline")
+    shutil.copytree(session / "repro/clone", home / "clone", symlinks=True)
+    _move_store(home / "clone/mlflow.db", session / "repro/clone", home / "clone")
+    project = Project(home / "clone", _environment(home))
+    yield Repro(project, said.read_text(encoding="utf-8"))
+    project.run(sys.executable, "-m", "dvc", "queue", "stop", "--kill")
+
+
+@pytest.fixture
+def project(repro: Repro) -> Iterator[Project]:
+    """The project as ``repro`` left it; what a test changes is undone."""
+    yield repro.project
+    repro.project.restore()
+
+
+def fresh_clone(home: Path) -> Project:
+    """Clone this project into ``home``, beside a tiny model and two collections that its params name."""
     project = Project(home / "clone", _environment(home))
     copy_tree(project.root)
     write_model(home / "llama")
@@ -114,23 +148,16 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     _write_params(project.root, home)
     project.git("init", "--quiet", "--initial-branch=main")
     _commit(project, "a fresh clone")
-    yield project
-    project.run(sys.executable, "-m", "dvc", "queue", "stop", "--kill")
+    return project
 
 
-@pytest.fixture(scope="session")
-def repro(fresh: Project) -> Repro:
-    """The project after ``dvc repro``."""
-    output = fresh.dvc("repro")
-    _commit(fresh, "after dvc repro")
-    return Repro(fresh, output)
-
-
-@pytest.fixture
-def project(repro: Repro) -> Iterator[Project]:
-    """The project as ``repro`` left it; what a test changes is undone."""
-    yield repro.project
-    repro.project.restore()
+def _move_store(database: Path, before: Path, after: Path) -> None:
+    """Let MLflow find a clone's artifacts where they are now: it keeps whole paths."""
+    with closing(sqlite3.connect(database)) as store:
+        script = "\n".join(store.iterdump()).replace(str(before), str(after))
+    database.unlink()
+    with closing(sqlite3.connect(database)) as store:
+        store.executescript(script)
 
 
 def _environment(home: Path) -> dict[str, str]:
