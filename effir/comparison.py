@@ -18,8 +18,8 @@ class Variant:
     ``params`` are flat (``prune.width``). ``quality``: set to the figures of ``metrics/<set>.json``; ``scores``: set to
     query id to nDCG@10; ``data``: set to the hash of its corpus, queries and judgements, empty where it is unknown;
     ``cost``: the figures of ``metrics/cost.json``. ``layers``: the sublayers ``dropped``, as (sublayer, layer), the
-    first first, and the ``widths`` of the MLPs, where they are known. ``source`` says where it was read, ``notes`` what
-    to doubt.
+    first first, and the ``widths`` of the MLPs, where they are known. ``losses``: a stage that trained to its loss, as
+    (step, mean over the steps since the one before). ``source`` says where it was read, ``notes`` what to doubt.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Variant:
     cost: Mapping[str, float]
     data: Mapping[str, str]
     layers: Mapping[str, Any] = field(default_factory=dict)
+    losses: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
 

@@ -16,6 +16,7 @@ from effir.params import PARAMS
 from effir.tracking.runs import flatten
 
 LOCK = "dvc.lock"
+TRAINED = ("tune", "restore", "finetune")
 # libyaml's loader where PyYAML was built with it: dvc.lock has thousands of lines.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _EXPERIMENT = re.compile(r"(?P<commit>[0-9a-f]{40}) refs/exps/(?P<a>[0-9a-f]{2})/(?P<b>[0-9a-f]{38})/(?P<name>[^/]+)")
@@ -124,6 +125,7 @@ def _read(tree: _Tree, source: str) -> Variant:
         cost=tree.json("metrics/cost.json", made_by="measure_cost"),
         data={name: hashes.get(f"data/eval/{name}", "") for name in sets},
         layers=_layers(tree, flat),
+        losses=_losses(tree),
         source=source,
         notes=tuple(_outdated(tree.name, flat, stages)),
     )
@@ -154,6 +156,13 @@ def _layers(tree: _Tree, params: Mapping[str, Scalar]) -> dict[str, Any]:
     order = tree.json("reports/drop_order.json", made_by="analyze")[: int(params.get("prune.depth", 0))]
     widths = tree.json("reports/slimming.json", made_by="prune_width")["widths"]
     return {"dropped": [[each["sublayer"], each["layer"]] for each in order], "widths": widths}
+
+
+def _losses(tree: _Tree) -> dict[str, list[tuple[int, float]]]:
+    """Read how the loss of each training fell; without those that had no step, or of whose revision it was not kept."""
+    paths = {stage: f"reports/{stage}_loss.json" for stage in TRAINED}
+    kept = {stage: tree.json(path, made_by=stage) for stage, path in paths.items() if tree.text(path) is not None}
+    return {stage: [(each["step"], each["loss"]) for each in logged] for stage, logged in kept.items() if logged}
 
 
 def _stages(lock: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def run_study(
                     f"{results} has {name!r}, made with {made}: go back to that, or remove the row and run "
                     f"`dvc exp remove {rows[name]['experiment']}`"
                 )
+            rows[name] |= {"settings": dict(settings)}  # what makes it now: params.yaml may have changed since
         elif name in (only or study.runs):
             experiment = f"{study.name}-{name}"
             rows[name] = _row(name, settings, run(experiment, settings, folder / f"{experiment}.log"))
@@ -138,6 +139,7 @@ def _row(name: str, settings: Mapping[str, Value], found: Variant) -> dict[str, 
         "scores": {one: {q: round(s, 4) for q, s in scores.items()} for one, scores in found.scores.items()},
         "cost": dict(found.cost),
         "layers": dict(found.layers),
+        "losses": {stage: [[step, round(loss, 4)] for step, loss in each] for stage, each in found.losses.items()},
         "data": dict(found.data),
         "params": {key: value for key, value in found.params.items() if not key.startswith(LOCAL)},
     }

@@ -40,6 +40,8 @@ def write_figures(width: float, ndcg: float) -> None:
         "metrics/removed.json": {"ndcg_at_10": 0.0},
         "reports/drop_order.json": [{"sublayer": "mlp", "layer": 3, "change": 0.1}, {"sublayer": "mlp", "layer": 1}],
         "reports/slimming.json": {"method": "slimming", "widths": [8, 6, 8, 0], "scores": None},
+        "reports/restore_loss.json": [],
+        "reports/finetune_loss.json": [{"step": 5, "loss": width, "learning_rate": 0.1}],
         "metrics/cost.json": {"document_speedup": 1 / width},
         "reports/apidocs-queries.json": {f"q{i}": {"ndcg_at_10": ndcg, "recall_at_10": 0.0} for i in range(10)},
     }.items():
@@ -109,6 +111,9 @@ def test_a_commit_an_experiment_and_the_working_tree_each_give_their_own_figures
     assert [v.scores["apidocs"]["q3"] for v in found] == [0.75, 0.25, 0.125]
     assert [v.cost["document_speedup"] for v in found] == [1 / 0.9, 1 / 0.5, 1 / 0.6]
     assert all(v.layers == {"dropped": [["mlp", 3]], "widths": [8, 6, 8, 0]} for v in found)  # as deep as prune.depth
+    assert [v.losses for v in found] == [
+        {"finetune": [(5, width)]} for width in (0.9, 0.5, 0.6)
+    ]  # restoring had no step
     assert [v.source for v in found] == [
         f"commit {first}",
         f"commit {narrow.commit}, DVC experiment narrow",

@@ -42,7 +42,14 @@ class Pipeline:
         figures = {"ndcg_at_10": 0.5 + len(self.ran) / 100}
         scores, cost = {"tiny": {"q": 0.123456}}, {"kept_share": 1.0}
         return Variant(
-            name, {**PARAMS, **settings}, {"tiny": figures}, scores, cost, {"tiny": "hash"}, source=f"commit of {name}"
+            name,
+            {**PARAMS, **settings},
+            {"tiny": figures},
+            scores,
+            cost,
+            {"tiny": "hash"},
+            losses={"finetune": [(5, 0.123456)]},
+            source=f"commit of {name}",
         )
 
 
@@ -77,6 +84,7 @@ def test_a_row_keeps_what_its_run_was_and_found(study: Study, tmp_path: Path) ->
     assert rows[1]["params"].items() >= {"finetune.seed": 0, "finetune.steps": 0, "prune.depth": 2}.items()
     assert "data.mirror" not in rows[1]["params"]
     assert rows[1]["scores"] == {"tiny": {"q": 0.1235}}
+    assert rows[1]["losses"] == {"finetune": [[5, 0.1235]]}
     kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert kept == {"question": "Which?", "baseline": "full", "rival": None, "rows": rows}
 
@@ -152,6 +160,15 @@ def test_rows_of_other_params_are_not_mixed_with_new_ones(study: Study, tmp_path
     studied(study, tmp_path, Pipeline(), {**PARAMS, "data.mirror": "file:///there"})
     with pytest.raises(EffirError, match=r"has 'full', made with finetune\.seed=0, now 1: go back"):
         studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.seed": 1})
+
+
+def test_a_kept_row_says_the_settings_that_would_make_it_now(study: Study, tmp_path: Path) -> None:
+    """What was params.yaml's is a setting of the study's once params.yaml says otherwise."""
+    studied(study, tmp_path, Pipeline())
+    runs = {name: {**settings, "finetune.seed": 0} for name, settings in study.runs.items()}
+    later = Study("direct", "Which?", runs)
+    rows = studied(later, tmp_path, Pipeline(failing="direct-full"), {**PARAMS, "finetune.seed": 7})
+    assert [row["settings"] for row in rows] == list(runs.values())
 
 
 def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_before(
