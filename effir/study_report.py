@@ -10,7 +10,8 @@ from effir.comparison import Comparison, Variant, compare
 from effir.evaluation.quality import bootstrap_ratio
 from effir.files import read_json, writing
 from effir.seeds import over_seeds
-from effir.study_pictures import layers_picture, pareto, picture
+from effir.speed_picture import pareto
+from effir.study_pictures import curves, layers_picture, picture
 
 PARETO = "pareto"
 
@@ -18,8 +19,9 @@ PARETO = "pareto"
 def report(results: Path, outsiders: Path | None = None) -> list[Path]:
     """Write table and pictures beside every ``<study>.json`` of a folder, and one over all; returns what was written.
 
-    ``<study>.md``, ``<study>.png``, and ``<study>-layers.png`` where it is known what was cut where. ``pareto.png``
-    holds the runs of all studies and ``outsiders``, the JSON of `benchmarks.outsiders`, by speed.
+    ``<study>.md``, ``<study>.png``, ``<study>-curves.png`` where runs differ in size alone, and ``<study>-layers.png``
+    where it is known what was cut where. ``pareto.png`` holds the runs of all studies and ``outsiders``, the JSON of
+    `benchmarks.outsiders`, by speed.
     """
     written, everyone = [], {}
     for path in sorted(results.glob("*.json")):
@@ -28,7 +30,11 @@ def report(results: Path, outsiders: Path | None = None) -> list[Path]:
         with writing(path.with_suffix(".md")) as draft:
             text = table(path.stem, found["question"], variants, found["baseline"], found["rival"])
             draft.write_text(text, encoding="utf-8")
-        figures = {path.stem: picture(found["question"], variants), f"{path.stem}-layers": layers_picture(variants)}
+        figures = {
+            path.stem: picture(found["question"], variants, found["baseline"]),
+            f"{path.stem}-curves": curves(found["question"], variants),
+            f"{path.stem}-layers": layers_picture(variants),
+        }
         written += [path.with_suffix(".md"), *_drawn(results, figures)]
     if everyone:
         small = read_json(outsiders, made_by="report")["rows"] if outsiders and outsiders.exists() else []

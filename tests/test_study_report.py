@@ -11,7 +11,8 @@ from PIL import Image
 from effir.errors import EffirError
 from effir.files import write_json
 from effir.seeds import over_seeds
-from effir.study_pictures import layers_picture, pareto, picture
+from effir.speed_picture import FLOOR, pareto
+from effir.study_pictures import curves, layers_picture, picture
 from effir.study_report import report, table, variant_of
 
 
@@ -114,16 +115,35 @@ def test_what_was_not_run_is_told_and_nothing_is_compared_with_it() -> None:
     assert "`paper` was not run yet: nothing is compared with it." in lines
 
 
+def test_every_run_has_a_row_with_its_bounds_beside_the_levels_of_the_baseline_and_of_bm25() -> None:
+    seeds = {"seeds": 2.0, "ndcg_at_10_lowest": 0.45, "ndcg_at_10_highest": 0.56, "bm25_ndcg_at_10": 0.3}
+    seeded = {**row("mlp-2", 0.9, 0.5), "quality": {"tiny": ROWS[1]["quality"]["tiny"] | seeds}}
+    bare = {**row("mlp-5", 0.8, 0.4), "quality": {}}
+    axes = picture("Which?", [variant_of(each) for each in (ROWS[0], seeded, bare)], "full").axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["full, 100%", "mlp-2, 90%", "mlp-5, 80%"]
+    # Scores are 0.60, 0.61 and 0.62 over and over, 20 of them: 0.6095 in the mean, bounds 0.05 away.
+    points = [(*bar.lines[0].get_xdata(), *bar.lines[0].get_ydata()) for bar in axes.containers]  # type: ignore[union-attr]
+    assert points == [(pytest.approx(0.6095), 0), (pytest.approx(0.5095), 1)]
+    ends = [segment[:, 0].tolist() for segment in axes.containers[0].lines[2][0].get_segments()]  # type: ignore[union-attr]
+    assert ends == [[pytest.approx(0.5595), pytest.approx(0.6595)]]
+    drawn = {str(line.get_label()): np.asarray(line.get_xdata()).tolist() for line in axes.lines}
+    assert drawn["lowest and highest seed"] == [0.45, 0.56]
+    assert drawn["full"] == [pytest.approx(0.6095)] * 2
+    assert drawn["BM25"] == [0.3, 0.3]
+
+
 def test_runs_of_one_way_make_one_curve_from_small_to_large() -> None:
-    axes = picture("Which?", [variant_of(each) for each in ROWS]).axes[0]
-    drawn = {container.get_label(): container.lines[0].get_xdata().tolist() for container in axes.containers}  # type: ignore[union-attr]
-    assert drawn == {"full": [100.0], "mlp": [60.0, 90.0], "block": [93.0]}
+    figure = curves("Which?", [variant_of(each) for each in ROWS])
+    assert figure is not None
+    drawn = {bar.get_label(): bar.lines[0].get_xdata().tolist() for bar in figure.axes[0].containers}  # type: ignore[union-attr]
+    assert drawn == {"full": [100.0], "mlp": [60.0, 90.0]}  # `block-2` alone is no curve
+    assert curves("Which?", [variant_of(each) for each in (ROWS[0], ROWS[1], ROWS[3])]) is None
 
 
 def test_every_study_gets_its_page_and_picture_the_same_bytes_again(tmp_path: Path) -> None:
     write_json(tmp_path / "direct.json", {"question": "Which?", "baseline": "full", "rival": None, "rows": ROWS})
     written = report(tmp_path)
-    assert [path.name for path in written] == ["direct.md", "direct.png", "pareto.png"]
+    assert [path.name for path in written] == ["direct.md", "direct.png", "direct-curves.png", "pareto.png"]
     before = [path.read_bytes() for path in written]
     with Image.open(tmp_path / "direct.png") as image:
         assert image.width > 500
@@ -134,7 +154,7 @@ def test_every_study_gets_its_page_and_picture_the_same_bytes_again(tmp_path: Pa
 def test_speed_and_quality_of_all_studies_stand_in_one_picture_with_outsiders() -> None:
     studies = {"one": [variant_of(row("full", 1.0, 0.6)), variant_of(row("mlp-2", 0.5, 0.4))], "two": []}
     studies["two"] = [
-        variant_of({**row("worse", 0.8, 0.3), "quality": {"tiny": {"ndcg_at_10": 0.3, "bm25_ndcg_at_10": 0.5}}})
+        variant_of({**row("worse", 0.8, 0.35), "quality": {"tiny": {"ndcg_at_10": 0.35, "bm25_ndcg_at_10": 0.5}}})
     ]
     small = {"name": "small", "document_speedup": {"median": 3.0}, "quality": {"tiny": {"ndcg_at_10": 0.5}}}
     axes = pareto(studies, [small]).axes[0]
@@ -144,6 +164,24 @@ def test_speed_and_quality_of_all_studies_stand_in_one_picture_with_outsiders() 
     assert [speed for speed, _ in drawn["best at its speed"]] == [1.0, 2.0]  # `worse` is slower than mlp-2, and worse
     assert drawn["BM25"][0][1] == 0.5
     assert {text.get_text() for text in axes.texts} == {"full", "mlp-2", "worse", "small"}
+
+
+def test_a_run_far_below_the_best_stands_at_the_foot_with_its_figure() -> None:
+    """Its own height would squeeze all others into a tenth of the panel."""
+    axes = pareto({"one": [variant_of(row("full", 1.0, 0.6)), variant_of(row("lost", 0.5, 0.01))]}, []).axes[0]
+    drawn = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
+    assert [speed for speed, _ in drawn["one"]] == [1.0]
+    assert drawn["_"] == [[2.0, pytest.approx(FLOOR * 0.6095)]]
+    assert {text.get_text() for text in axes.texts} == {"full", "lost 0.02"}  # 0.0195
+    assert drawn["best at its speed"] == [[1.0, pytest.approx(0.6095)]]
+
+
+def test_the_layers_of_runs_that_were_cut_alike_are_drawn_once() -> None:
+    layers = {"dropped": [["mlp", 1]], "widths": [8, 0]}
+    rows = [{**row(name, 0.9, 0.5), "layers": layers} for name in ("mlp-1", "mlp-1-mean", "mlp-1-long")]
+    figure = layers_picture([variant_of(each) for each in rows])
+    assert figure is not None
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["mlp-1, mlp-1-mean,\nmlp-1-long"]
 
 
 def test_labels_cover_no_other_and_the_one_that_has_no_place_is_left_out() -> None:
@@ -194,7 +232,3 @@ def test_runs_on_other_data_are_told_apart_and_a_set_that_a_run_lacks_is_told() 
     lines = table("direct", "Which?", [variant_of(each) for each in (ROWS[0], other, bare)], "full")
     assert "the two were evaluated on different data" in lines
     assert "| not evaluated |" in lines
-    assert "mlp" in {
-        text.get_text()
-        for text in picture("Which?", [variant_of(ROWS[0]), variant_of(other)]).axes[0].get_legend().get_texts()
-    }  # type: ignore[union-attr]
