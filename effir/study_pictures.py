@@ -42,7 +42,7 @@ def picture(question: str, variants: Sequence[Variant], baseline: str) -> Figure
         tidy(axes)
     known = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))  # one of each
     figure.legend(known.values(), known.keys(), fontsize=8, loc="outside lower center", ncols=3, frameon=False)
-    panels[0].set_yticks(range(len(variants)), [f"{v.name}, {v.cost['kept_share']:.0%}" for v in variants])
+    panels[0].set_yticks(range(len(variants)), [f"{v.name}, {v.cost['kept_share']:.1%}" for v in variants])
     panels[0].invert_yaxis()
     figure.suptitle(f"{question}\nruns, and the share of the parameters that each keeps", fontsize=10)
     return figure

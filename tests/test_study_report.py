@@ -120,7 +120,7 @@ def test_every_run_has_a_row_with_its_bounds_beside_the_levels_of_the_baseline_a
     seeded = {**row("mlp-2", 0.9, 0.5), "quality": {"tiny": ROWS[1]["quality"]["tiny"] | seeds}}
     bare = {**row("mlp-5", 0.8, 0.4), "quality": {}}
     axes = picture("Which?", [variant_of(each) for each in (ROWS[0], seeded, bare)], "full").axes[0]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["full, 100%", "mlp-2, 90%", "mlp-5, 80%"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["full, 100.0%", "mlp-2, 90.0%", "mlp-5, 80.0%"]
     # Scores are 0.60, 0.61 and 0.62 over and over, 20 of them: 0.6095 in the mean, bounds 0.05 away.
     points = [(*bar.lines[0].get_xdata(), *bar.lines[0].get_ydata()) for bar in axes.containers]  # type: ignore[union-attr]
     assert points == [(pytest.approx(0.6095), 0), (pytest.approx(0.5095), 1)]
