@@ -10,10 +10,11 @@ import yaml
 
 from effir.comparison import Scalar, Variant
 from effir.errors import EffirError
+from effir.experiments import experiment_named
 from effir.files import read_json, write_json
 from effir.sweeping.agreement import LOCAL, made_otherwise
 from effir.sweeping.space import Value
-from effir.sweeping.trials import run_trial
+from effir.sweeping.trials import run_trial, stages_made_anew
 
 KEYS = {"question", "settings", "rival", "runs", "seeds"}
 SEED = "finetune.seed"
@@ -108,8 +109,15 @@ def in_experiments(say: Callable[[str], None], local: Mapping[str, Value], param
     if foreign := [key for key in local if not key.startswith(LOCAL)]:
         raise EffirError(f"-S {foreign[0]} would change what a study finds: write it into the study")
     unkept = {"register.version": "false", **local}
+    asked: list[str] = []
 
     def run(name: str, settings: Mapping[str, Value], log: Path) -> Variant:
+        if not asked and experiment_named(name) is None and (anew := stages_made_anew()):
+            say(
+                f"DVC's cache lacks what dvc.lock says of {', '.join(anew)}: every run makes it anew. "
+                "Stop this and run `make repro` once"
+            )
+        asked.append(name)
         return run_trial(name, {**settings, **unkept}, params, log, lambda stage: say(f"{name}: {stage}"))
 
     return run

@@ -57,6 +57,19 @@ def run_trial(
     return trial
 
 
+def stages_made_anew() -> list[str]:
+    """Name the stages of dvc.lock whose outputs DVC's cache lacks: every experiment would run them, and none remember.
+
+    DVC looks for the outputs that dvc.lock names, and where they are away not into its run cache (DVC 3,
+    ``StageCache.restore``). So it is in a clone in which the pipeline has not run yet.
+    """
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        locked = [stage for stage in repo.index.stages if all(out.hash_info for out in stage.outs)]
+        return [stage.addressing for stage in locked if not stage.outs_cached()]
+
+
 @contextmanager
 def _alone(name: str, log: Path) -> Iterator[None]:
     """Hold the trial against other processes for as long as this one lives."""

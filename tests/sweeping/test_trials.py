@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from effir.comparison import Scalar
 from effir.errors import EffirError
 from effir.studies import in_experiments
 from effir.sweeping.space import Value
-from effir.sweeping.trials import TrialError, run_trial
+from effir.sweeping.trials import TrialError, run_trial, stages_made_anew
 
 PARAMS = (
     "data: {eval: [apidocs-dev]}\nprune: {width: 0.8}\nfinetune: {learning_rate: 1.0e-4}\nregister: {version: false}\n"
@@ -78,6 +80,33 @@ def test_a_trial_that_another_process_runs_is_left_to_it(ran: Path) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(EffirError, match="another process runs the trial sweep-2: wait for its end"):
             run_trial("sweep-2", {}, {}, log, lambda stage: None)
+
+
+def test_stages_of_dvc_lock_whose_outputs_are_not_in_the_cache_are_named_before_a_study_runs_them_each_time(
+    ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone brings dvc.lock and no cache: DVC then runs a stage anew for each experiment, whatever ran before."""
+    stages = "one: {cmd: echo 1 > one, outs: [one]}\n  two: {cmd: echo 2 > two, outs: [two]}\n"
+    Path("dvc.yaml").write_text(f"stages:\n  {stages}")
+    Path("dvc.lock").unlink()
+    for arguments in (["init"], ["repro", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
+    assert stages_made_anew() == []
+    shutil.rmtree(".dvc/cache")
+    assert stages_made_anew() == ["one", "two"]
+
+    said: list[str] = []
+    monkeypatch.setattr("effir.sweeping.trials.CHILD", "")  # DVC that ends at once, and made nothing
+    run = in_experiments(said.append, {}, PLAIN)
+    for name in ("sweep-2", "sweep-3"):
+        with pytest.raises(TrialError, match="failed"):
+            run(name, {}, ran.with_name(f"{name}.log"))
+    hint = (
+        "DVC's cache lacks what dvc.lock says of one, two: every run makes it anew. Stop this and run `make repro` once"
+    )
+    assert [one for one in said if "starting" not in one] == [hint]
+    assert in_experiments(said.append, {}, PLAIN)("sweep-1", {}, ran)  # is there: nothing is made
+    assert said.count(hint) == 1
 
 
 def test_what_a_kill_left_of_a_trial_goes_before_it_runs_again_and_nothing_else_does(
