@@ -36,18 +36,6 @@ def test_the_mistral_profile_is_the_papers_main_setting(params: Path) -> None:
     assert (after.prune.depth, after.prune.width, after.retriever.pooling) == (16, 0.7, "last")
 
 
-def test_the_half_profile_is_what_the_study_ran(params: Path) -> None:
-    use_profiles(PROFILES, ["half"], params)
-    own = {
-        f"{section}.{key}": value
-        for section, one in yaml.safe_load(params.read_text()).items()
-        for key, value in one.items()
-    }
-    ran = read_study(ROOT / "studies/half.yaml").runs["ours-restored"]
-    assert {key: own[key] for key in ran if key != "data.eval"} == {k: v for k, v in ran.items() if k != "data.eval"}
-    assert {"prune.depth", "prune.width", "restore.steps"} <= ran.keys()
-
-
 def test_the_default_profile_undoes_any_other(params: Path) -> None:
     use_profiles(PROFILES, ["default"], params)
     default = params.read_text()
@@ -75,7 +63,7 @@ def test_using_a_profile_twice_changes_nothing_more(params: Path) -> None:
 
 
 def test_an_unknown_profile_names_those_there_are(params: Path) -> None:
-    with pytest.raises(EffirError, match="no profile 'nope': choose one of beir, default, half, mistral-7b, smoke"):
+    with pytest.raises(EffirError, match="no profile 'nope': choose one of beir, default, mistral-7b, smoke"):
         use_profiles(PROFILES, ["nope"], params)
 
 

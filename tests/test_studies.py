@@ -188,6 +188,7 @@ def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_b
         ("tune.learning_rate", 0.002, "tune.steps", 0, 40),
         ("finetune.learning_rate", 0.002, "finetune.steps", 0, 40),
         ("prune.method", "taylor", "prune.width", 1.0, 0.7),
+        ("prune.steps", 20, "prune.width", 1.0, 0.7),
         ("analyze.criterion", "one_by_one", "prune.depth", 0, 5),
     ],
 )

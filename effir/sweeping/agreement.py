@@ -15,6 +15,7 @@ IDLE: Mapping[str, tuple[str, Scalar]] = {
     "analyze.": ("prune.depth", 0),
     "restore.": ("restore.steps", 0),
     "prune.method": ("prune.width", 1.0),
+    "prune.steps": ("prune.width", 1.0),
     "finetune.learning_rate": ("finetune.steps", 0),
     "finetune.lora_rank": ("finetune.steps", 0),
 }
