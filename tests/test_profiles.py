@@ -2,12 +2,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
 from effir.errors import EffirError
 from effir.params import load_params
 from effir.profiles import profile_changes, profile_purposes, use_profiles
-from effir.studies import read_study
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ROOT / "profiles"
