@@ -109,15 +109,16 @@ def in_experiments(say: Callable[[str], None], local: Mapping[str, Value], param
     if foreign := [key for key in local if not key.startswith(LOCAL)]:
         raise EffirError(f"-S {foreign[0]} would change what a study finds: write it into the study")
     unkept = {"register.version": "false", **local}
-    asked: list[str] = []
+    made: list[str] = []
 
     def run(name: str, settings: Mapping[str, Value], log: Path) -> Variant:
-        if not asked and experiment_named(name) is None and (anew := stages_made_anew()):
-            say(
-                f"DVC's cache lacks what dvc.lock says of {', '.join(anew)}: every run makes it anew. "
-                "Stop this and run `make repro` once"
-            )
-        asked.append(name)
+        if experiment_named(name) is None:
+            if not made and (anew := stages_made_anew()):
+                say(
+                    f"DVC's cache lacks what dvc.lock says of {', '.join(anew)}: every run makes it anew. "
+                    "Stop this and run `make repro` once"
+                )
+            made.append(name)
         return run_trial(name, {**settings, **unkept}, params, log, lambda stage: say(f"{name}: {stage}"))
 
     return run

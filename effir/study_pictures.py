@@ -40,7 +40,7 @@ def picture(question: str, variants: Sequence[Variant], baseline: str) -> Figure
             _level(axes, level, "--", "BM25")
         axes.set(xlabel="nDCG@10, 95 % bounds over queries", title=name)
         tidy(axes)
-    known = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))  # one of each
+    known = {label: drawn for axes in panels for drawn, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(known.values(), known.keys(), fontsize=8, loc="outside lower center", ncols=3, frameon=False)
     panels[0].set_yticks(range(len(variants)), [f"{v.name}, {v.cost['kept_share']:.1%}" for v in variants])
     panels[0].invert_yaxis()

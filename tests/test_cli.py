@@ -47,7 +47,7 @@ def test_profile_use_prints_each_change(project: Path) -> None:
 
 def test_an_unknown_profile_is_one_sentence(project: Path) -> None:
     result = effir("profile", "use", "nope")
-    sentence = "there is no profile 'nope': choose one of beir, default, half, mistral-7b, smoke"
+    sentence = "there is no profile 'nope': choose one of beir, default, mistral-7b, smoke"
     assert (result.exit_code, result.output) == (2, f"Error: {sentence}\n")
 
 

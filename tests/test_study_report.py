@@ -168,11 +168,13 @@ def test_speed_and_quality_of_all_studies_stand_in_one_picture_with_outsiders() 
 
 def test_a_run_far_below_the_best_stands_at_the_foot_with_its_figure() -> None:
     """Its own height would squeeze all others into a tenth of the panel."""
-    axes = pareto({"one": [variant_of(row("full", 1.0, 0.6)), variant_of(row("lost", 0.5, 0.01))]}, []).axes[0]
+    rows = [row("full", 1.0, 0.6), row("lost", 0.5, 0.01), row("gone", 0.25, 0.01)]
+    axes = pareto({"one": [variant_of(each) for each in rows]}, []).axes[0]
     drawn = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert [speed for speed, _ in drawn["one"]] == [1.0]
-    assert drawn["_"] == [[2.0, pytest.approx(FLOOR * 0.6095)]]
-    assert {text.get_text() for text in axes.texts} == {"full", "lost 0.02"}  # 0.0195
+    assert drawn["_"] == [[speed, pytest.approx(FLOOR * 0.6095)] for speed in (2.0, 4.0)]
+    assert {line.get_linestyle() for line in axes.lines if line.get_label() == "_"} == {"None"}
+    assert {text.get_text() for text in axes.texts} == {"full", "lost 0.02", "gone 0.02"}  # 0.0195
     assert drawn["best at its speed"] == [[1.0, pytest.approx(0.6095)]]
 
 

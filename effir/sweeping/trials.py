@@ -66,8 +66,9 @@ def stages_made_anew() -> list[str]:
     from dvc.repo import Repo
 
     with Repo() as repo:
-        locked = [stage for stage in repo.index.stages if all(out.hash_info for out in stage.outs)]
-        return [stage.addressing for stage in locked if not stage.outs_cached()]
+        kept = {stage.addressing: [out for out in stage.outs if out.use_cache] for stage in repo.index.stages}
+        locked = {name: outs for name, outs in kept.items() if all(out.hash_info for out in outs)}
+        return [name for name, outs in locked.items() if any(out.changed_cache() for out in outs)]
 
 
 @contextmanager
