@@ -77,8 +77,8 @@ def _by_speed(
         found = [(variant.name, *_speed_and_quality(variant, name)) for variant in variants]
         high, low = ([one for one in found if (one[2] < foot) is below] for below in (False, True))
         axes.plot([x for _, x, _ in high], [y for *_, y in high], marker, color=colour, label=study)
-        foots = {"linestyle": "none", "marker": CARETDOWN, "markersize": 8, "label": "_"}
-        axes.plot([x for _, x, _ in low], [foot for _ in low], color=colour, **foots)
+        (drawn,) = axes.plot([x for _, x, _ in low], [foot for _ in low], color=colour, linestyle="none", label="_")
+        drawn.set(marker=CARETDOWN, markersize=8)
         for run, x, y in high:
             (first if (x, y) in best else others).append((run, (x, y), colour))
         others += [(f"{run} {y:.2f}", (x, foot), colour) for run, x, y in low]
