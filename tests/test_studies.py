@@ -12,9 +12,12 @@ import yaml
 from effir.comparison import Scalar, Variant
 from effir.errors import EffirError
 from effir.params import check_params
+from effir.profiles import use_profiles
 from effir.studies import Study, in_experiments, read_study, run_study
+from effir.sweeping.agreement import made_otherwise
 from effir.sweeping.overrides import assignment, set_over
 from effir.sweeping.space import Value
+from effir.tracking.runs import flatten
 
 PLAN = """
 question: Which?
@@ -169,6 +172,19 @@ def test_a_kept_row_says_the_settings_that_would_make_it_now(study: Study, tmp_p
     later = Study("direct", "Which?", runs)
     rows = studied(later, tmp_path, Pipeline(failing="direct-full"), {**PARAMS, "finetune.seed": 7})
     assert [row["settings"] for row in rows] == list(runs.values())
+
+
+def test_the_row_that_speaks_for_the_default_is_made_by_the_default(tmp_path: Path) -> None:
+    """README gives the figures of half's `taylor` as those of `make repro`."""
+    params = tmp_path / "params.yaml"
+    params.write_text(Path("params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    use_profiles(Path("profiles"), ["default"], params)
+    values = flatten(yaml.safe_load(params.read_text(encoding="utf-8")))
+    now = {key: value for key, value in values.items() if not key.startswith(("data.eval", "cost."))}
+    rows = json.loads(Path("studies/results/half.json").read_text(encoding="utf-8"))["rows"]
+    (made,) = (row["params"] for row in rows if row["name"] == "taylor")
+    assert not made_otherwise(made, {}, now)
+    assert made_otherwise(made, {"prune.width": 0.96}, now) == "prune.width=0.66, now 0.96"
 
 
 def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_before(
