@@ -45,11 +45,13 @@ ui: $(READY)
 clean:
 	rm -rf $(VENV) .effir
 
-# FAISS=gpu installs faiss-gpu instead. constraints.txt pins what CI ran.
+# FAISS=gpu installs faiss-gpu instead. constraints.txt pins what CI ran. pip would compile 28,000 files on one core;
+# compileall takes all, and fails for templates that are no Python.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "effir needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[$(FAISS),serve,dev]'
-	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --no-deps $(LANGCHAIN)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --editable '.[$(FAISS),serve,dev]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --no-deps $(LANGCHAIN)
+	$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(VENV)/bin/python -m effir.plots_page
 	touch $(READY)

@@ -21,6 +21,7 @@ from effir.data.beir import open_collection
 from effir.data.calibration import load_calibration
 from effir.files import require
 from effir.params import load_params
+from effir.precision import Precision, uses_bfloat16
 from effir.retriever import build_retriever, encode_documents, encode_queries
 from stages.paths import CALIBRATION, DEV, TUNED
 from stages.settings import retriever_settings
@@ -94,9 +95,10 @@ def main(depths: Sequence[int]) -> None:
     texts = load_calibration(require(CALIBRATION, made_by="download"), 2 * params.analyze.texts)
     batched = partial(token_batches, retriever.tokenizer, max_tokens=params.analyze.max_tokens, batch_size=BATCH)
     seen, held_out = (list(batched(part)) for part in (texts[: params.analyze.texts], texts[params.analyze.texts :]))
+    found = partial(dev_ndcg, retriever, params.finetune.precision)
     rows = []
     with torch.inference_mode():
-        importance, whole, all_of_it = measure_importance(model, seen), final_states(model, held_out), found(retriever)
+        importance, whole, all_of_it = measure_importance(model, seen), final_states(model, held_out), found()
         for kind in KINDS:
             order = [drop.layer for drop in order_by_score(importance.scores(), shape_of(TUNED), [kind])]
             means = mean_outputs(model, seen, kind)
@@ -105,7 +107,7 @@ def main(depths: Sequence[int]) -> None:
                     with without(model, kind, order[:depth], constants):
                         change = 1 - cosine_similarity(final_states(model, held_out), whole, dim=-1).mean().item()
                         row = {"sublayer": kind, "dropped": depth, "in its place": name, "change": change}
-                        rows.append({**row, "dev": found(retriever)})
+                        rows.append({**row, "dev": found()})
                     click.echo(str(rows[-1]))
     columns: dict[str, Callable[[Any], str]] = {
         "sublayer": lambda row: row["sublayer"],
@@ -116,15 +118,16 @@ def main(depths: Sequence[int]) -> None:
     }
     note = (
         f"Nothing is healed. The whole model has {all_of_it:.3f}. Means over {params.analyze.texts} calibration texts, "
-        "the change over as many others; float32."
+        "the change over as many others, in float32; searched in finetune.precision."
     )
     save("bias", "A dropped sublayer's mean", rows, columns=columns, notes=[note], settings={"depths": list(depths)})
 
 
-def found(retriever: SentenceTransformer) -> float:
+def dev_ndcg(retriever: SentenceTransformer, precision: Precision) -> float:
     """Search the dev set; returns nDCG@10."""
     documents, queries = (partial(each, retriever, batch_size=BATCH) for each in (encode_documents, encode_queries))
-    quality, _ = quality_of(documents, queries, open_collection(require(DEV, made_by="download")))
+    with torch.autocast("cpu", torch.bfloat16, uses_bfloat16(precision)):
+        quality, _ = quality_of(documents, queries, open_collection(require(DEV, made_by="download")))
     return quality["ndcg_at_10"]
 
 
