@@ -7,23 +7,19 @@ from typing import Any
 
 import click
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from benchmarks.outsiders import quality_of
 from benchmarks.table import save
 from effir.compress.importance import measure_importance
 from effir.compress.loading import token_batches
 from effir.compress.order import order_by_score
 from effir.compress.shape import Sublayer, shape_of
-from effir.data.beir import open_collection
 from effir.data.calibration import load_calibration
 from effir.files import require
 from effir.params import load_params
-from effir.precision import Precision, uses_bfloat16
-from effir.retriever import build_retriever, encode_documents, encode_queries
-from stages.paths import CALIBRATION, DEV, TUNED
+from effir.retriever import build_retriever
+from stages.paths import CALIBRATION, TUNED
 from stages.settings import retriever_settings
 
 KINDS: tuple[Sublayer, ...] = ("mlp", "block")
@@ -79,10 +75,14 @@ def without(model: Any, kind: Sublayer, layers: Sequence[int], constants: Sequen
         block.mlp = mlp
 
 
-def final_states(model: Any, batches: Batches) -> Tensor:
-    """Return the final hidden states of all real tokens, (tokens, hidden)."""
-    found = (model(**batch, use_cache=False).last_hidden_state[batch["attention_mask"].bool()] for batch in batches)
-    return torch.cat(list(found))
+def final_states(model: Any, batches: Batches) -> tuple[Tensor, Tensor]:
+    """Return the final hidden states of all real tokens, (tokens, hidden), and of each text's last, (texts, hidden)."""
+    tokens, last = list[Tensor](), list[Tensor]()
+    for batch in batches:
+        real, states = batch["attention_mask"].bool(), model(**batch, use_cache=False).last_hidden_state
+        tokens.append(states[real])
+        last.append(states[torch.arange(len(real)), real.sum(dim=1) - 1])
+    return torch.cat(tokens), torch.cat(last)
 
 
 @click.command()
@@ -95,40 +95,35 @@ def main(depths: Sequence[int]) -> None:
     texts = load_calibration(require(CALIBRATION, made_by="download"), 2 * params.analyze.texts)
     batched = partial(token_batches, retriever.tokenizer, max_tokens=params.analyze.max_tokens, batch_size=BATCH)
     seen, held_out = (list(batched(part)) for part in (texts[: params.analyze.texts], texts[params.analyze.texts :]))
-    found = partial(dev_ndcg, retriever, params.finetune.precision)
     rows = []
     with torch.inference_mode():
-        importance, whole, all_of_it = measure_importance(model, seen), final_states(model, held_out), found()
+        importance, whole = measure_importance(model, seen), final_states(model, held_out)
         for kind in KINDS:
             order = [drop.layer for drop in order_by_score(importance.scores(), shape_of(TUNED), [kind])]
             means = mean_outputs(model, seen, kind)
             for depth in depths:
                 for name, constants in {"nothing": [torch.zeros_like(one) for one in means], "its mean": means}.items():
                     with without(model, kind, order[:depth], constants):
-                        change = 1 - cosine_similarity(final_states(model, held_out), whole, dim=-1).mean().item()
-                        row = {"sublayer": kind, "dropped": depth, "in its place": name, "change": change}
-                        rows.append({**row, "dev": found()})
+                        cut = final_states(model, held_out)
+                    tokens, last = (
+                        1 - cosine_similarity(*pair, dim=-1).mean().item() for pair in zip(cut, whole, strict=True)
+                    )
+                    rows.append(
+                        {"sublayer": kind, "dropped": depth, "in its place": name, "tokens": tokens, "last": last}
+                    )
                     click.echo(str(rows[-1]))
     columns: dict[str, Callable[[Any], str]] = {
         "sublayer": lambda row: row["sublayer"],
         "dropped": lambda row: str(row["dropped"]),
         "in its place": lambda row: row["in its place"],
-        "1 - cos of the final states": lambda row: f"{row['change']:.3f}",
-        "nDCG@10 apidocs-dev": lambda row: f"{row['dev']:.3f}",
+        "1 - cos of the final states": lambda row: f"{row['tokens']:.3f}",
+        "of the last token": lambda row: f"{row['last']:.3f}",
     }
     note = (
-        f"Nothing is healed. The whole model has {all_of_it:.3f}. Means over {params.analyze.texts} calibration texts, "
-        "the change over as many others, in float32; searched in finetune.precision."
+        f"models/tuned, nothing healed, float32. Means over {params.analyze.texts} calibration texts, changes over as "
+        "many others. The last token's state becomes the vector."
     )
     save("bias", "A dropped sublayer's mean", rows, columns=columns, notes=[note], settings={"depths": list(depths)})
-
-
-def dev_ndcg(retriever: SentenceTransformer, precision: Precision) -> float:
-    """Search the dev set; returns nDCG@10."""
-    documents, queries = (partial(each, retriever, batch_size=BATCH) for each in (encode_documents, encode_queries))
-    with torch.autocast("cpu", torch.bfloat16, uses_bfloat16(precision)):
-        quality, _ = quality_of(documents, queries, open_collection(require(DEV, made_by="download")))
-    return quality["ndcg_at_10"]
 
 
 if __name__ == "__main__":
