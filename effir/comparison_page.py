@@ -63,7 +63,9 @@ def render_page(comparison: Comparison) -> str:
 
 def _charts(comparison: Comparison) -> Iterator[Chart]:
     for name in comparison.sets:
-        caption = f"{name}: nDCG@10 with 95 % bounds, higher is better. The dashed line is BM25."
+        seeded = any("seeds" in variant.quality.get(name, {}) for variant in comparison.variants)
+        strokes = " Strokes are the lowest and the highest seed." if seeded else ""
+        caption = f"{name}: nDCG@10 with 95 % bounds, higher is better. The dashed line is BM25.{strokes}"
         yield Chart(_svg(_quality(comparison, name), f"quality-{name}"), caption)
         if any(_point(variant, name) for variant in comparison.variants):
             caption = f"{name}: nDCG@10 against measured speed. Nothing is better in both than what lies on the line."
@@ -103,6 +105,9 @@ def _quality(comparison: Comparison, name: str) -> Figure:
         low, high = (figures.get(f"ndcg_at_10{end}", middle) for end in ("_low", "_high"))
         colour = GREY if variant is comparison.baseline else BLUE
         axes.errorbar([middle], [row], xerr=[[middle - low], [high - middle]], fmt="o", color=colour, capsize=4, lw=2)
+        if "seeds" in figures:
+            ends = [figures["ndcg_at_10_lowest"], figures["ndcg_at_10_highest"]]
+            axes.plot(ends, [row, row], "|", color=INK, markersize=9, zorder=3)
         if "bm25_ndcg_at_10" in figures:
             axes.vlines(figures["bm25_ndcg_at_10"], row - 0.5, row + 0.5, color=ORANGE, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(variants)), [_short(variant.name) for variant in variants], parse_math=False)

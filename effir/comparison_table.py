@@ -59,8 +59,18 @@ def footnotes(comparison: Comparison) -> list[str]:
     """Say what the figures mean, and what to doubt."""
     meant = ["Speeds are times the base model's, measured beside it in the same run: median (least to most)."]
     if comparison.sets:
-        meant.insert(0, "nDCG@10 with its 95 % bounds (bootstrap over queries).")
+        meant[:0] = ["nDCG@10 with its 95 % bounds (bootstrap over queries).", *_about_seeds(comparison)]
     return meant + [f"{note[0].upper()}{note[1:]}." for note in comparison.notes]
+
+
+def _about_seeds(comparison: Comparison) -> list[str]:
+    """Say what the tests cannot know: how another seed's run would have done."""
+    seeded = [figures["seeds"] for v in comparison.variants for figures in v.quality.values() if "seeds" in figures]
+    if seeded:
+        return ["A variant of several seeds is the mean of each query's scores, with size and speed of the first."]
+    if comparison.tests:
+        return ["Bounds and tests speak of queries: runs by another seed may differ by more (--seeds joins them)."]
+    return []
 
 
 def stars(p: float) -> str:
@@ -83,6 +93,8 @@ def _quality(comparison: Comparison, name: str) -> Iterator[Row]:
         found = [comparison.difference(variant.name, name) for variant in comparison.variants]
         yield Row("  difference", tuple(_change(difference) for difference in found))
         yield Row("  paired test", tuple(_test(difference) for difference in found))
+    if any("seeds" in each for each in figures):
+        yield Row("  seeds", tuple(_seeds(each) for each in figures))
     yield _row("  Recall@100", figures, "recall_at_100", lambda each: f"{each['recall_at_100']:.3f}", max)
     yield _row("  BM25 nDCG@10", figures, "bm25_ndcg_at_10", lambda each: f"{each['bm25_ndcg_at_10']:.3f}")
 
@@ -122,6 +134,19 @@ def _spread(figures: Mapping[str, float], key: str, form: str, unit: str = "") -
     bounds = [figures[f"{key}{end}"] for end in ("_low", "_high") if f"{key}{end}" in figures]
     shown = f" ({bounds[0]:{form}} to {bounds[1]:{form}})" if len(bounds) == 2 else ""
     return f"{figures[key]:{form}}{unit}{shown}"
+
+
+def _seeds(figures: Mapping[str, float]) -> str:
+    """Say how many seeds a figure is the mean of, and the lowest and the highest of them.
+
+    >>> _seeds({"seeds": 3.0, "ndcg_at_10_lowest": 0.648, "ndcg_at_10_highest": 0.666}), _seeds({"ndcg_at_10": 0.6})
+    ('3: 0.648 to 0.666', '1')
+    """
+    if not figures:
+        return UNKNOWN
+    if "seeds" not in figures:
+        return "1"
+    return f"{figures['seeds']:.0f}: {figures['ndcg_at_10_lowest']:.3f} to {figures['ndcg_at_10_highest']:.3f}"
 
 
 def _parameters(cost: Mapping[str, float]) -> str:

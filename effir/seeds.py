@@ -34,7 +34,8 @@ def _joined(members: Sequence[Variant]) -> Variant:
     shared = [name for name in first.quality if all(name in member.quality for member in members)]
     scores = {name: _mean_by_query([member.scores[name] for member in members]) for name in shared}
     quality = {name: _figures([member.quality[name] for member in members], scores[name]) for name in shared}
-    return replace(first, quality=quality, scores=scores)
+    notes = dict.fromkeys(note for member in members for note in member.notes)
+    return replace(first, quality=quality, scores=scores, notes=tuple(notes))
 
 
 def _mean_by_query(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:

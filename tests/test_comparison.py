@@ -7,6 +7,7 @@ import pytest
 from effir.comparison import Comparison, Variant, compare, query_differences
 from effir.comparison_table import footnotes, heading, rows, sentences
 from effir.errors import EffirError
+from effir.seeds import over_seeds
 
 QUERIES = 10
 
@@ -151,6 +152,29 @@ def test_the_best_of_a_row_is_the_highest_quality_the_smallest_size_the_greatest
     assert best(found, "documents a second") == {0}
     assert cells(found, "non-embedding parameters") == ("1.0 M (50.0 %)", "500.0 k (25.0 %)", "-")
     assert best(compare([variant("a"), variant("b")]), "apidocs nDCG@10") == set()
+
+
+def test_seeds_are_joined_in_one_column_with_their_spread() -> None:
+    ours = [variant(f"ours{i}", 0.6 + 0.1 * i, params={"finetune.seed": i, "prune.width": 0.6}) for i in range(2)]
+    found = compare([variant("whole", 0.75), *over_seeds(ours)])
+    assert [each.name for each in found.variants] == ["whole", "ours0"]
+    assert cells(found, "difference") == ("baseline", "-0.100 **")
+    assert cells(found, "seeds") == ("1", "2: 0.600 to 0.700")
+    assert footnotes(found)[1] == (
+        "A variant of several seeds is the mean of each query's scores, with size and speed of the first."
+    )
+
+
+def test_a_test_between_single_seeds_says_what_it_cannot_know() -> None:
+    doubt = "Bounds and tests speak of queries: runs by another seed may differ by more (--seeds joins them)."
+    assert doubt in footnotes(compare([variant("a"), variant("b")]))
+    assert doubt not in footnotes(compare([variant("a")]))
+
+
+def test_what_is_to_be_doubted_of_a_seed_is_to_be_doubted_of_their_mean() -> None:
+    seeds = [variant(f"s{i}", params={"finetune.seed": i}, notes=(f"s{i} is old", "all are old")) for i in range(2)]
+    (one,) = over_seeds(seeds)
+    assert one.notes == ("s0 is old", "all are old", "s1 is old")
 
 
 def test_one_variant_alone_shows_its_figures() -> None:

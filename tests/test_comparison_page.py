@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -102,6 +103,17 @@ def test_equal_comparisons_give_equal_bytes(comparison: Comparison, tmp_path: Pa
     write_page(compare(comparison.variants), second)
     assert first.read_bytes() == second.read_bytes()
     assert {path.name for path in first.parent.iterdir()} == {"one.html"}
+
+
+def test_strokes_mark_the_lowest_and_the_highest_seed(comparison: Comparison) -> None:
+    seeds = {"seeds": 2.0, "ndcg_at_10_lowest": 0.55, "ndcg_at_10_highest": 0.65}
+    plain = variant("ours", 0.6, 1.0)
+    joined = replace(plain, quality={"apidocs": {**plain.quality["apidocs"], **seeds}})
+    told = "Strokes are the lowest and the highest seed."
+    assert told in render_page(compare([joined]))
+    assert told not in render_page(comparison)
+    marks = [len(re.findall("<use", render_page(compare([one])))) for one in (plain, joined)]
+    assert marks[1] == marks[0] + 2
 
 
 def test_what_lacks_figures_is_left_out_of_the_charts() -> None:

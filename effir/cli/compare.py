@@ -22,9 +22,10 @@ PIPED = 100  # characters a line, where nobody's terminal says
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[REV_OR_RUN]...")
+@click.option("--seeds", "join", is_flag=True, help="Join runs that differ in finetune.seed alone: means and spread.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, every query's score included, for programs.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write one HTML file, with charts.")
-def compare(names: tuple[str, ...], as_json: bool, html: Path | None) -> None:
+def compare(names: tuple[str, ...], join: bool, as_json: bool, html: Path | None) -> None:
     """Put variants side by side: quality with bounds, paired significance, size, FLOPs, measured speed.
 
     REV_OR_RUN is `workspace` (the working tree), a DVC experiment, a branch, tag or commit, the name, id or first 8
@@ -42,7 +43,8 @@ def compare(names: tuple[str, ...], as_json: bool, html: Path | None) -> None:
 
     from effir.comparison import compare as compare_variants
 
-    compared = compare_variants([variant_named(name) for name in names] or _all_of_head())
+    variants = [variant_named(name) for name in names] or _all_of_head()
+    compared = compare_variants(_joined(variants) if join else variants)
     if as_json:
         click.echo(json.dumps(asdict(compared), ensure_ascii=False))
     else:
@@ -106,6 +108,15 @@ def _nowhere(kind: str, name: str) -> str:
         f"{name!r} was looked for among DVC experiments (`dvc exp list -A`), git revisions (`git log`) and MLflow "
         "pipeline runs, and is none of them: mend the name",
     )
+
+
+def _joined(variants: "Sequence[Variant]") -> "list[Variant]":
+    from effir.seeds import over_seeds
+
+    for variant in variants:
+        if not variant.params:
+            raise EffirError(f"the params of {variant.name} were not kept: leave it or --seeds out")
+    return over_seeds(variants)
 
 
 def _all_of_head() -> "list[Variant]":
