@@ -10,7 +10,7 @@ from matplotlib.markers import CARETDOWN
 from matplotlib.transforms import Bbox
 
 from effir.comparison import Variant
-from effir.study_pictures import BM25, GREY, STYLES, tidy
+from effir.study_pictures import BM25, GREY, MORE_STYLES, STYLES, tidy
 
 SPAN = 0.2
 """nDCG@10 that a panel shows at least: a small difference looks small."""
@@ -26,14 +26,19 @@ Label = tuple[str, tuple[float, float], str]
 """A text, the point that is meant, in data, and a colour."""
 
 
-def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping[str, Any]]) -> Figure:
+def pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Draw nDCG@10 over the measured speed of documents, all runs of all studies, a panel a set; the front is a line.
 
-    Speed is over the full-size model in the same runtime. BM25 encodes nothing: a level. Runs far below stand at the
-    foot. ``outsiders`` are rows of `benchmarks.outsiders`.
+    Speed is over the full-size model in the same runtime; runs whose speed was taken once (``cost.rounds: 1``) are left
+    out, and None is returned where there is no other. BM25 encodes nothing: a level. Runs far below stand at the foot.
+    ``outsiders`` are rows of `benchmarks.outsiders`.
     """
+    timed = {study: [v for v in variants if _is_timed(v)] for study, variants in studies.items()}
+    studies = {study: variants for study, variants in timed.items() if variants}
     sets = list(dict.fromkeys(name for variants in studies.values() for v in variants for name in v.quality))
-    styles = dict(zip(studies, cycle(STYLES), strict=False))  # a study looks alike in every panel
+    styles = dict(zip(studies, cycle(STYLES + MORE_STYLES), strict=False))  # a study looks alike in every panel
+    if not sets:
+        return None
     columns = min(2, len(sets))
     rows = -(-len(sets) // columns)
     figure = Figure(figsize=(1.5 + 5 * columns, 4.5 * rows), layout="constrained")
@@ -87,6 +92,12 @@ def _by_speed(
     for level in {v.quality[name][BM25] for v in everyone if BM25 in v.quality[name]}:
         axes.axhline(level, color=GREY, linestyle="--", label="BM25")
     return first + others
+
+
+def _is_timed(variant: Variant) -> bool:
+    """Tell whether the speed is of several rounds: of one, the least is the most."""
+    ends = [variant.cost.get(f"document_speedup_{end}") for end in ("low", "high")]
+    return None in ends or ends[0] != ends[1]
 
 
 def _speed_and_quality(variant: Variant, name: str) -> tuple[float, float]:

@@ -12,6 +12,11 @@ from effir.comparison import Variant
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, and a marker for each colour.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+MORE_STYLES = tuple(
+    (colour, marker)
+    for (colour, _), marker in zip(STYLES[1:] + STYLES[:1], ("X", "<", ">", "p", "h", "d"), strict=True)
+)
+"""The same colours with other markers, for a picture of more things than STYLES has."""
 GREY = "#666666"
 BM25 = "bm25_ndcg_at_10"
 SHORT = {"block": ("b", 0.0), "attention": ("a", -0.2), "mlp": ("m", 0.2)}

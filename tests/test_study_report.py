@@ -1,13 +1,17 @@
 """A study's page: every run with its size, its figures, and a paired test; a picture that opens."""
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from effir.comparison import Variant
 from effir.errors import EffirError
 from effir.files import write_json
 from effir.seeds import over_seeds
@@ -31,6 +35,12 @@ def row(name: str, share: float, score: float, queries: int = 20) -> dict[str, A
         "data": {"tiny": "hash"},
         "source": f"commit of {name}",
     }
+
+
+def drawn_pareto(studies: Mapping[str, Sequence[Variant]], outsiders: Sequence[Mapping[str, Any]] = ()) -> Figure:
+    figure = pareto(studies, outsiders)
+    assert figure is not None
+    return figure
 
 
 ROWS = [row("full", 1.0, 0.6), row("mlp-2", 0.9, 0.5), row("mlp-10", 0.6, 0.2), row("block-2", 0.93, 0.55)]
@@ -157,7 +167,7 @@ def test_speed_and_quality_of_all_studies_stand_in_one_picture_with_outsiders() 
         variant_of({**row("worse", 0.8, 0.35), "quality": {"tiny": {"ndcg_at_10": 0.35, "bm25_ndcg_at_10": 0.5}}})
     ]
     small = {"name": "small", "document_speedup": {"median": 3.0}, "quality": {"tiny": {"ndcg_at_10": 0.5}}}
-    axes = pareto(studies, [small]).axes[0]
+    axes = drawn_pareto(studies, [small]).axes[0]
     drawn = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert [speed for speed, _ in drawn["one"]] == [1.0, 2.0]
     assert drawn["_"] == [[3.0, 0.5]]
@@ -166,10 +176,21 @@ def test_speed_and_quality_of_all_studies_stand_in_one_picture_with_outsiders() 
     assert {text.get_text() for text in axes.texts} == {"full", "mlp-2", "worse", "small"}
 
 
+def test_a_speed_of_one_round_stands_in_no_picture_and_every_study_looks_otherwise() -> None:
+    once = variant_of(row("once", 0.1, 0.6))
+    once = replace(once, cost={**once.cost, "document_speedup_low": 10.0, "document_speedup_high": 10.0})
+    studies = {f"s{i}": [variant_of(row(f"run{i}", 1.0 - 0.1 * i, 0.6))] for i in range(8)}
+    axes = drawn_pareto({**studies, "untimed": [once]}).axes[0]
+    drawn = [line for line in axes.lines if str(line.get_label()).startswith("s")]
+    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == len(studies)
+    assert "untimed" not in {str(line.get_label()) for line in axes.lines}
+    assert pareto({"untimed": [once]}, []) is None
+
+
 def test_a_run_far_below_the_best_stands_at_the_foot_with_its_figure() -> None:
     """Its own height would squeeze all others into a tenth of the panel."""
     rows = [row("full", 1.0, 0.6), row("lost", 0.5, 0.01), row("gone", 0.25, 0.01)]
-    axes = pareto({"one": [variant_of(each) for each in rows]}, []).axes[0]
+    axes = drawn_pareto({"one": [variant_of(each) for each in rows]}).axes[0]
     drawn = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert [speed for speed, _ in drawn["one"]] == [1.0]
     assert drawn["_"] == [[speed, pytest.approx(FLOOR * 0.6095)] for speed in (2.0, 4.0)]
@@ -190,7 +211,7 @@ def test_labels_cover_no_other_and_the_one_that_has_no_place_is_left_out() -> No
     """Points one on another, points side by side, and a second panel, which moves the first when it gets its titles."""
     crowd = [row(f"run{i}", 0.5, 0.6) for i in range(12)] + [row(f"near{i}", 0.8 + 0.01 * i, 0.58) for i in range(5)]
     rows = [{**each, "quality": each["quality"] | {"other": each["quality"]["tiny"]}} for each in crowd]
-    figure = pareto({"one": [variant_of(each) for each in [row("full", 1.0, 0.6), *rows]]}, [])
+    figure = drawn_pareto({"one": [variant_of(each) for each in [row("full", 1.0, 0.6), *rows]]})
     figure.draw_without_rendering()
     for axes in figure.axes:
         panel, boxes = axes.get_window_extent(), [text.get_window_extent() for text in axes.texts]
