@@ -77,6 +77,8 @@ def run_study(
 ) -> list[dict[str, Any]]:
     """Run what has no row in ``results`` yet, write the row at once, and return all rows in the study's order.
 
+    A row that the study does not list stays, after those that it does: it took an hour, and only a hand removes it.
+
     ``only`` names the runs to make now, where not all are wanted.
     ``params`` are params.yaml's, flat: what was made with others, beside what a study sets, is not mixed with new rows.
     ``folder`` keeps DVC's logs. A study that was killed goes on with the run that it lost. EffirError where a row
@@ -97,7 +99,7 @@ def run_study(
             experiment = f"{study.name}-{name}"
             rows[name] = _row(name, settings, run(experiment, settings, folder / f"{experiment}.log"))
             _write(results, study, rows)
-    _write(results, study, rows)  # what the study asks may have changed, and which runs it has
+    _write(results, study, rows)  # what the study asks may have changed
     return _ordered(study, rows)
 
 
@@ -129,7 +131,8 @@ def _known(results: Path) -> list[dict[str, Any]]:
 
 
 def _ordered(study: Study, rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [rows[name] for name in study.runs if name in rows]
+    listed = [rows[name] for name in study.runs if name in rows]
+    return listed + [row for name, row in rows.items() if name not in study.runs]
 
 
 def _write(results: Path, study: Study, rows: Mapping[str, dict[str, Any]]) -> None:

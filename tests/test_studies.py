@@ -127,6 +127,15 @@ def test_a_mapping_takes_the_place_of_the_scalar_that_params_have(tmp_path: Path
         study_of("{qed: 2}")
 
 
+def test_a_row_that_the_study_no_longer_lists_is_kept_after_those_that_it_does(study: Study, tmp_path: Path) -> None:
+    pipeline = Pipeline()
+    studied(study, tmp_path, pipeline)
+    shorter = replace(study, runs={"mlp-2": study.runs["mlp-2"]})
+    assert [row["name"] for row in studied(shorter, tmp_path, pipeline)] == ["mlp-2", "full"]
+    assert [row["name"] for row in studied(study, tmp_path, pipeline)] == ["full", "mlp-2"]
+    assert len(pipeline.ran) == 2
+
+
 def test_some_runs_can_be_made_before_the_others(study: Study, tmp_path: Path) -> None:
     pipeline = Pipeline()
     assert [row["name"] for row in studied(study, tmp_path, pipeline, only=["mlp-2"])] == ["mlp-2"]
