@@ -65,8 +65,7 @@ def footnotes(comparison: Comparison) -> list[str]:
 
 def _about_seeds(comparison: Comparison) -> list[str]:
     """Say what the tests cannot know: how another seed's run would have done."""
-    seeded = [figures["seeds"] for v in comparison.variants for figures in v.quality.values() if "seeds" in figures]
-    if seeded:
+    if any("seeds" in figures for variant in comparison.variants for figures in variant.quality.values()):
         return ["A variant of several seeds is the mean of each query's scores, with size and speed of the first."]
     if comparison.tests:
         return ["Bounds and tests speak of queries: runs by another seed may differ by more (--seeds joins them)."]

@@ -236,6 +236,19 @@ def test_without_names_the_workspace_and_the_experiments_of_head_are_compared(re
     assert "there is nothing to compare: run `dvc repro`" in effir().output
 
 
+def test_runs_that_differ_in_their_seed_alone_are_joined_where_asked_for(repository: Path) -> None:
+    for seed in (0, 1):
+        write_figures(0.6, 0.5 + 0.25 * seed)
+        params = yaml.safe_load(Path("params.yaml").read_text())
+        Path("params.yaml").write_text(yaml.safe_dump({**params, "finetune": {"seed": seed}}))
+        commit("another seed")
+        git("tag", f"seed{seed}")
+    one, *others = json.loads(effir("--seeds", "seed0", "seed1", "--json").stdout)["variants"]
+    assert (one["name"], others) == ("seed0", [])
+    assert one["scores"]["apidocs"]["q3"] == 0.625
+    assert len(json.loads(effir("seed0", "seed1", "--json").stdout)["variants"]) == 2
+
+
 def test_the_table_is_plain_text_where_it_is_piped(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")  # of the terminal that the pipe does not go to
     done = effir("first", "narrow")

@@ -47,6 +47,11 @@ def test_what_a_run_does_not_keep_is_left_out(project: Path) -> None:
     assert (found.sets, found.scores, found.data) == (["scifact"], {}, {})
 
 
+def test_a_run_whose_params_nobody_kept_is_joined_with_no_other(project: Path) -> None:
+    finish_pipeline("bare", params={}, stages=[], records=project, metrics={"scifact/ndcg_at_10": 0.5})
+    assert refusal("--seeds", "run:bare") == "the params of run:bare were not kept: leave it or --seeds out"
+
+
 def test_a_run_without_figures_is_one_sentence(project: Path) -> None:
     run = pipeline_run({"begun": True})
     with pytest.raises(EffirError, match=f"the MLflow run {run} has no figures yet: complete it by `dvc repro`"):
