@@ -78,11 +78,14 @@ def _level(axes: Axes, value: float, line: str, label: str) -> None:
 def curves(question: str, variants: Sequence[Variant]) -> Figure | None:
     """Draw nDCG@10 over the parameters kept, a panel a set; runs named ``<way>-<number>`` make one curve.
 
-    Ways of one run are left out but for the first. None where no way has two runs.
+    A curve begins at the study's first run, where that is larger than all of its own. None where no way has two runs.
     """
-    ways = {way: members for way, members in _ways(variants).items() if len(members) > 1 or variants[0] in members}
+    first, ways = variants[0], _ways(variants)
     if all(len(members) == 1 for members in ways.values()):
         return None
+    for members in ways.values():
+        if all(first.cost["kept_share"] > v.cost["kept_share"] for v in members):
+            members.append(first)
     sets = list(dict.fromkeys(name for variant in variants for name in variant.quality))
     figure = Figure(figsize=(1.5 + 4.5 * len(sets), 4.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
@@ -106,7 +109,8 @@ def _ways(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
     found: dict[str, list[Variant]] = {}
     for variant in variants:
         way, _, number = variant.name.rpartition("-")
-        found.setdefault(way if number.isdigit() else variant.name, []).append(variant)
+        if number.isdigit():
+            found.setdefault(way, []).append(variant)
     return {way: sorted(members, key=lambda v: v.cost["kept_share"]) for way, members in found.items()}
 
 

@@ -142,12 +142,17 @@ def test_every_run_has_a_row_with_its_bounds_beside_the_levels_of_the_baseline_a
     assert drawn["BM25"] == [0.3, 0.3]
 
 
-def test_runs_of_one_way_make_one_curve_from_small_to_large() -> None:
-    figure = curves("Which?", [variant_of(each) for each in ROWS])
-    assert figure is not None
-    drawn = {bar.get_label(): bar.lines[0].get_xdata().tolist() for bar in figure.axes[0].containers}  # type: ignore[union-attr]
-    assert drawn == {"full": [100.0], "mlp": [60.0, 90.0]}  # `block-2` alone is no curve
-    assert curves("Which?", [variant_of(each) for each in (ROWS[0], ROWS[1], ROWS[3])]) is None
+def drawn_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    figure = curves("Which?", [variant_of(each) for each in rows])
+    bars = figure.axes[0].containers if figure else []
+    return {str(bar.get_label()): bar.lines[0].get_xdata().tolist() for bar in bars}  # type: ignore[union-attr]
+
+
+def test_runs_of_one_way_make_one_curve_from_small_to_the_first_run_where_that_is_larger() -> None:
+    unnumbered = row("mlp", 0.5, 0.1)
+    assert drawn_curves([*ROWS, unnumbered]) == {"mlp": [60.0, 90.0, 100.0], "block": [93.0, 100.0]}
+    assert drawn_curves(ROWS[1:]) == {"mlp": [60.0, 90.0], "block": [93.0]}
+    assert drawn_curves([ROWS[0], ROWS[1], ROWS[3]]) == {}  # no way has two runs
 
 
 def test_every_study_gets_its_page_and_picture_the_same_bytes_again(tmp_path: Path) -> None:
