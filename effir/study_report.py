@@ -44,6 +44,9 @@ def report(results: Path, outsiders: Path | None = None) -> list[Path]:
 
 def _drawn(results: Path, figures: Mapping[str, Figure | None]) -> list[Path]:
     drawn = {results / f"{name}.png": figure for name, figure in figures.items() if figure}
+    for name in figures:
+        if not figures[name]:
+            (results / f"{name}.png").unlink(missing_ok=True)  # drawn for rows that are others now
     for path, figure in drawn.items():
         with writing(path) as draft:
             figure.savefig(draft, format="png", dpi=120, metadata={"Software": None})

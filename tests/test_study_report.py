@@ -166,6 +166,13 @@ def test_every_study_gets_its_page_and_picture_the_same_bytes_again(tmp_path: Pa
     assert [path.read_bytes() for path in written] == before
 
 
+def test_a_picture_that_is_drawn_no_more_is_taken_away(tmp_path: Path) -> None:
+    for rows, there in ((ROWS, True), (ROWS[:2], False)):
+        write_json(tmp_path / "direct.json", {"question": "Which?", "baseline": "full", "rival": None, "rows": rows})
+        report(tmp_path)
+        assert (tmp_path / "direct-curves.png").exists() == there
+
+
 def test_speed_and_quality_of_all_studies_stand_in_one_picture_with_outsiders() -> None:
     studies = {"one": [variant_of(row("full", 1.0, 0.6)), variant_of(row("mlp-2", 0.5, 0.4))], "two": []}
     studies["two"] = [
