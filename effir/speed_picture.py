@@ -10,17 +10,18 @@ from matplotlib.markers import CARETDOWN
 from matplotlib.transforms import Bbox
 
 from effir.comparison import Variant
-from effir.study_pictures import BM25, GREY, MORE_STYLES, STYLES, tidy
+from effir.study_pictures import BM25, GREY, MORE_STYLES, SPAN, STYLES, tidy
 
-SPAN = 0.2
-"""nDCG@10 that a panel shows at least: a small difference looks small."""
 FLOOR = 0.55
 """Share of a panel's best nDCG@10 below which runs stand at its foot, with their figure, and squeeze no other."""
 
 FONT, MARKER = 7.0, 3.0
 """Size of a label beside a point, and half the width of the point's marker, in points of type."""
-PLACES = ((5.0, 3.0), (-5.0, 3.0), (5.0, -10.0), (-5.0, -10.0), (8.0, 12.0), (-8.0, 12.0), (8.0, -19.0), (-8.0, -19.0))
+BESIDE = ((5.0, 3.0), (-5.0, 3.0), (5.0, -10.0), (-5.0, -10.0))
 """Where a label may begin (or, to the left, end), in points of type from its point."""
+AWAY = ((8.0, 12.0), (-8.0, 12.0), (8.0, -19.0), (-8.0, -19.0))
+"""The same, where all that is taken: a line leads to the point."""
+LEADER = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": MARKER}
 
 Label = tuple[str, tuple[float, float], str]
 """A text, the point that is meant, in data, and a colour."""
@@ -130,11 +131,13 @@ def _place(axes: Axes, labels: Sequence[Label]) -> None:
     written: list[Bbox] = []
     for i, (text, at, colour) in enumerate(labels):
         others = [*written, *markers[:i], *markers[i + 1 :]]
-        for place in PLACES:
+        for place in BESIDE + AWAY:
             ha: Literal["left", "right"] = "left" if place[0] > 0 else "right"
             label = axes.annotate(text, at, place, textcoords="offset points", fontsize=FONT, color=colour, ha=ha)
             box = label.get_window_extent()
             if panel.contains(*box.min) and panel.contains(*box.max) and not box.count_overlaps(others):
                 written.append(box)
+                if place in AWAY:
+                    axes.annotate("", at, place, textcoords="offset points", arrowprops=LEADER | {"color": colour})
                 break
             label.remove()

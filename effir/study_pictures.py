@@ -19,6 +19,8 @@ MORE_STYLES = tuple(
 """The same colours with other markers, for a picture of more things than STYLES has."""
 GREY = "#666666"
 BM25 = "bm25_ndcg_at_10"
+SPAN = 0.2
+"""nDCG@10 that a panel shows at least: a small difference looks small."""
 SHORT = {"block": ("b", 0.0), "attention": ("a", -0.2), "mlp": ("m", 0.2)}
 """A sublayer's letter, and how far below the middle of its row it stands: one layer may lose both."""
 
@@ -78,7 +80,8 @@ def _level(axes: Axes, value: float, line: str, label: str) -> None:
 def curves(question: str, variants: Sequence[Variant]) -> Figure | None:
     """Draw nDCG@10 over the parameters kept, a panel a set; runs named ``<way>-<number>`` make one curve.
 
-    A curve begins at the study's first run, where that is larger than all of its own. None where no way has two runs.
+    A curve begins at the study's first run, where that is larger than all of its own. The axis begins at 0 where a run
+    is below half of the best. None where no way has two runs.
     """
     first, ways = variants[0], _ways(variants)
     if all(len(members) == 1 for members in ways.values()):
@@ -98,7 +101,8 @@ def curves(question: str, variants: Sequence[Variant]) -> Figure | None:
             x = [100 * v.cost["kept_share"] for v in there]
             axes.errorbar(x, y, [below, above], color=colour, marker=marker, capsize=3, label=way)
         axes.set(xlabel="parameters beside the embeddings, % of full size", ylabel="nDCG@10", title=name)
-        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, high - SPAN) if low > high / 2 else 0, high)
         tidy(axes)
         axes.legend(fontsize=8)
     figure.suptitle(question)

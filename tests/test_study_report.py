@@ -155,6 +155,23 @@ def test_runs_of_one_way_make_one_curve_from_small_to_the_first_run_where_that_i
     assert drawn_curves([ROWS[0], ROWS[1], ROWS[3]]) == {}  # no way has two runs
 
 
+def test_curves_begin_at_nothing_only_where_a_run_has_lost_half() -> None:
+    ends = {
+        name: drawn_axis([ROWS[0], row("mlp-2", 0.9, 0.58), row("mlp-5", 0.8, at)])
+        for name, at in (("far", 0.2), ("near", 0.57))
+    }
+    assert ends["far"][0] == 0
+    low, high = ends["near"]
+    assert 0.4 < low < 0.52  # the bounds of the worst
+    assert high - low == pytest.approx(0.2)  # all bounds are within 0.14: a small difference looks small
+
+
+def drawn_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    figure = curves("Which?", [variant_of(each) for each in rows])
+    assert figure is not None
+    return figure.axes[0].get_ylim()
+
+
 def test_every_study_gets_its_page_and_picture_the_same_bytes_again(tmp_path: Path) -> None:
     write_json(tmp_path / "direct.json", {"question": "Which?", "baseline": "full", "rival": None, "rows": ROWS})
     written = report(tmp_path)
@@ -226,8 +243,9 @@ def test_labels_cover_no_other_and_the_one_that_has_no_place_is_left_out() -> No
     figure = drawn_pareto({"one": [variant_of(each) for each in [row("full", 1.0, 0.6), *rows]]})
     figure.draw_without_rendering()
     for axes in figure.axes:
-        panel, boxes = axes.get_window_extent(), [text.get_window_extent() for text in axes.texts]
+        panel, boxes = axes.get_window_extent(), [text.get_window_extent() for text in axes.texts if text.get_text()]
         assert 4 < len(boxes) < 18
+        assert any(not text.get_text() for text in axes.texts)  # a line, from a label away to its point
         assert all(panel.contains(box.x0, box.y0) and panel.contains(box.x1, box.y1) for box in boxes)
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
