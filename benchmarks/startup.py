@@ -42,7 +42,7 @@ def heavy(code: str) -> list[str]:
 def main(rounds: int) -> None:
     """Time the start of the `effir` command and of every stage, up to where its own work begins."""
     programs = {"effir --help": (["-m", "effir.cli", "--help"], "import effir.cli")}
-    programs |= {f"stages.{name}": (["-c", f"import stages.{name}"], f"import stages.{name}") for name in STAGES}
+    programs |= {f"stages.{name}": (["-m", f"stages.{name}", "--help"], f"import stages.{name}") for name in STAGES}
     rows = []
     for name, (arguments, code) in programs.items():
         took = seconds([sys.executable, *arguments], rounds)

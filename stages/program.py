@@ -1,5 +1,6 @@
 """What every stage program shares: checked params, an MLflow run, one-sentence errors, and dying with its parent."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,9 @@ def logged(params: Params) -> dict[str, Any]:
 def checked() -> Iterator[Params]:
     """Run a body with checked params and no MLflow run of its own; errors that a person can mend exit with 2."""
     die_with_parent()
+    if not gc.isenabled():
+        gc.freeze()  # what the imports left stays, and is not looked at again: stages/__init__.py
+        gc.enable()
     signal.signal(signal.SIGTERM, _leave)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:

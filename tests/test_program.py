@@ -129,6 +129,16 @@ def test_a_stage_whose_dvc_was_killed_while_it_imported_ends_at_once(tmp_path: P
             child.kill()
 
 
+@pytest.mark.parametrize(("first", "importing"), [("-m", False), ("a service", True)])
+def test_the_collector_rests_while_a_stage_imports_and_no_longer(project: Path, first: str, importing: bool) -> None:
+    (project / "begin.py").write_text(
+        f"import gc, sys\nsys.argv[0] = {first!r}\nfrom stages.program import checked\nseen = [gc.isenabled()]\n"
+        "with checked():\n    print(*seen, gc.isenabled(), gc.get_freeze_count() > 0)\n"
+    )
+    done = subprocess.run([sys.executable, "begin.py"], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(importing), "True", str(not importing)]
+
+
 def test_a_missing_input_is_one_line_on_stderr_and_status_2(project: Path) -> None:
     done = run_stage(project, "prune_depth")
     assert done.returncode == 2
