@@ -44,9 +44,10 @@ class Refusal(click.ClickException):
 @contextmanager
 def running(name: str) -> Iterator[Stage]:
     """Run a stage's body: ``name`` is the stage in dvc.yaml, its MLflow run is recorded in ``runs/<name>.json``."""
-    with checked() as params:
+    with _params() as params:
         required, say = params.tracking.required, partial(click.echo, err=True)
         with stage_run(name, logged(params), record_of(name), required, say) as run:
+            _collect()
             yield Stage(params, run)
 
 
@@ -70,10 +71,14 @@ def logged(params: Params) -> dict[str, Any]:
 @contextmanager
 def checked() -> Iterator[Params]:
     """Run a body with checked params and no MLflow run of its own; errors that a person can mend exit with 2."""
+    with _params() as params:
+        _collect()
+        yield params
+
+
+@contextmanager
+def _params() -> Iterator[Params]:
     die_with_parent()
-    if not gc.isenabled():
-        gc.freeze()  # what the imports left stays, and is not looked at again: stages/__init__.py
-        gc.enable()
     signal.signal(signal.SIGTERM, _leave)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -98,6 +103,13 @@ def locked_hashes() -> dict[str, str]:
     """DVC's hash of every output, path to md5, as dvc.lock has them."""
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+
+
+def _collect() -> None:
+    """Turn the garbage collector on where stages/__init__.py turned it off; what the imports left is not looked at."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _leave(signum: int, frame: object) -> None:
