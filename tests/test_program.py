@@ -129,14 +129,20 @@ def test_a_stage_whose_dvc_was_killed_while_it_imported_ends_at_once(tmp_path: P
             child.kill()
 
 
-@pytest.mark.parametrize(("first", "importing"), [("-m", False), ("a service", True)])
-def test_the_collector_rests_while_a_stage_imports_and_no_longer(project: Path, first: str, importing: bool) -> None:
-    (project / "begin.py").write_text(
-        f"import gc, sys\nsys.argv[0] = {first!r}\nfrom stages.program import checked\nseen = [gc.isenabled()]\n"
-        "with checked():\n    print(*seen, gc.isenabled(), gc.get_freeze_count() > 0)\n"
+@pytest.mark.parametrize("body", ['running("probe")', "checked()"])
+def test_the_collector_rests_while_a_stage_begins_and_works_with_it(project: Path, body: str) -> None:
+    (project / "stages/probe.py").write_text(
+        f"import gc\nbegun = gc.isenabled()\nfrom stages.program import checked, running\n"
+        f"with {body}:\n    print(begun, gc.isenabled(), gc.get_freeze_count() > 0)\n"
     )
-    done = subprocess.run([sys.executable, "begin.py"], cwd=project, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(importing), "True", str(not importing)]
+    done = run_stage(project, "probe")
+    assert done.stdout.split() == ["False", "True", "True"], done.stderr
+
+
+def test_a_program_that_imports_the_stages_keeps_its_collector(project: Path) -> None:
+    code = "import gc, stages.program; print(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 def test_a_missing_input_is_one_line_on_stderr_and_status_2(project: Path) -> None:
