@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 FAISS ?= cpu
 PORT ?= 5000
-# For tests/test_elsewhere.py, without what it asks for: its huggingface_hub < 2 is none that transformers 5 runs with.
+# For tests/model/test_elsewhere.py, without what it asks for: its huggingface_hub < 2 is none that transformers 5 runs with.
 LANGCHAIN := langchain-huggingface==1.2.3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -53,5 +53,5 @@ $(READY): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --editable '.[$(FAISS),serve,dev]'
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --no-deps $(LANGCHAIN)
 	$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true
-	$(VENV)/bin/python -m effir.plots_page
+	$(VENV)/bin/python -m effir.lab.plots_page
 	touch $(READY)

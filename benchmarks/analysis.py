@@ -12,11 +12,11 @@ from torch.nn.functional import cosine_similarity
 
 from benchmarks.processes import apart, forget_peak, peak_memory
 from benchmarks.table import ratio, save, times
-from effir.compress.importance import measure_importance
-from effir.compress.loading import load_model, token_batches
-from effir.compress.modeling import norms_of
+from effir.compress.redundancy import measure_importance
+from effir.cpu.prepacked_linear import pack
 from effir.data.calibration import load_calibration
-from effir.packed import pack
+from effir.model.checkpoint import load_model, token_batches
+from effir.model.modeling import norms_of
 from stages.paths import BASE, CALIBRATION
 
 SIZES = (64, 128, 256)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from benchmarks.table import save
-from effir.compress.importance import measure_importance
-from effir.compress.loading import token_batches
-from effir.compress.order import order_by_score
-from effir.compress.shape import Sublayer, shape_of
+from effir.compress.drop_order import order_by_score
+from effir.compress.redundancy import measure_importance
 from effir.data.calibration import load_calibration
 from effir.files import require
+from effir.model.checkpoint import token_batches
+from effir.model.retriever import build_retriever
+from effir.model.shape import Sublayer, shape_of
 from effir.params import load_params
-from effir.retriever import build_retriever
 from stages.paths import CALIBRATION, TUNED
 from stages.settings import retriever_settings
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.worker import Encode
 from effir.encoding.backends import Backend, Precision, open_encoder
-from effir.retriever import build_retriever, encode_documents, encode_queries, open_retriever
+from effir.model.retriever import build_retriever, encode_documents, encode_queries, open_retriever
 
 BATCH = 32  # sentence-transformers' own default
 

@@ -11,13 +11,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.table import ratio, save, times
-from effir.compress.loading import load_model
-from effir.compress.shape import shape_of
 from effir.data.beir import open_collection
 from effir.encoding.encoder import TextEncoder, padded
 from effir.encoding.pytorch import torch_encoder
-from effir.encoding.texts import TextReader
-from effir.evaluation.cost import alternate
+from effir.encoding.text_reader import TextReader
+from effir.evaluation.speed import alternate
+from effir.model.checkpoint import load_model
+from effir.model.shape import shape_of
 from stages.paths import BASE, EVAL, RETRIEVER
 
 SIZES = (1, 2, 8, 32)

@@ -17,16 +17,16 @@ from benchmarks.gguf import gguf_files
 from benchmarks.roofline import limits, products
 from benchmarks.table import ratio, save, times
 from benchmarks.worker import Contender, Worker
-from effir.compress.shape import shape_of
 from effir.data.beir import open_collection
 from effir.data.calibration import load_calibration
 from effir.data.sources import fetch
 from effir.encoding.backends import Backend, Precision, graph_of, open_encoder
 from effir.encoding.batches import padded_share, token_batches
-from effir.encoding.export import export_graph, ndcg
 from effir.encoding.openvino import write_graph
-from effir.encoding.texts import TextReader
+from effir.encoding.text_reader import TextReader
+from effir.export.openvino_graph import export_graph, ndcg
 from effir.files import read_json, sha256_of, state_dir, writing
+from effir.model.shape import shape_of
 from effir.params import load_params
 from stages.export import TEXTS
 from stages.paths import BASE, CALIBRATION, DEV, EVAL, RETRIEVER

@@ -12,8 +12,8 @@ import click
 from benchmarks.processes import apart, forget_peak, peak_memory
 from benchmarks.table import save
 from effir.data.beir import open_collection
-from effir.search import build_index
-from effir.shards import Encoder, Entry, Vectors
+from effir.encoding.shards import Encoder, Entry, Vectors
+from effir.index.faiss_index import build_index
 from stages.paths import EVAL, RETRIEVER
 
 SIZES = (1_000, 10_000, 100_000)

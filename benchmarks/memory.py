@@ -11,11 +11,11 @@ import torch
 from benchmarks.processes import apart, forget_peak, peak_memory
 from benchmarks.table import save
 from benchmarks.training import batches, opened
-from effir.frozen import frozen_products
+from effir.cpu.lora_kernel import frozen_products
+from effir.cpu.precision import arithmetic, uses_bfloat16
 from effir.params import load_params
-from effir.precision import arithmetic, uses_bfloat16
-from effir.ranking import ranking_loss
-from effir.training import add_adapters
+from effir.training.losses import ranking_loss
+from effir.training.trainer import add_adapters
 from stages.paths import WIDTH
 from stages.settings import adapters_of, healing_schedule
 

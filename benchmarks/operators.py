@@ -17,7 +17,7 @@ from effir.data.beir import open_collection
 from effir.encoding.backends import Precision, graph_of
 from effir.encoding.encoder import padded
 from effir.encoding.openvino import compiled_graph, padded_alone
-from effir.encoding.texts import TextReader
+from effir.encoding.text_reader import TextReader
 from stages.paths import EVAL
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")

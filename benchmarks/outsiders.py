@@ -15,11 +15,11 @@ from benchmarks.encode import MINILM
 from benchmarks.table import ratio, save, times
 from effir.data.beir import Collection, open_collection
 from effir.data.sources import fetch
-from effir.evaluation.cost import alternate
-from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
+from effir.evaluation.metrics import bootstrap_bounds, evaluate_run, summary
+from effir.evaluation.speed import alternate
 from effir.files import state_dir
+from effir.model.retriever import build_retriever, encode_documents
 from effir.params import load_params
-from effir.retriever import build_retriever, encode_documents
 from stages.paths import BASE, DEV, EVAL
 from stages.settings import retriever_settings
 

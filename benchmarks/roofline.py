@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from effir.compress.loading import load_model
+from effir.model.checkpoint import load_model
 
 Shape = tuple[int, int]
 ROWS = 1024

@@ -16,10 +16,10 @@ from psutil import Process
 
 from benchmarks.processes import apart, peak_memory
 from benchmarks.table import save
-from effir.evaluation.cost import alternate
+from effir.encoding.shards import Entry, Vectors
+from effir.evaluation.speed import alternate
 from effir.files import require
-from effir.search import SearchIndex, build_index, open_index
-from effir.shards import Entry, Vectors
+from effir.index.faiss_index import SearchIndex, build_index, open_index
 from stages.paths import INDEXES
 
 VECTORS = 1_000_000
@@ -237,7 +237,8 @@ def keep(rows: Sequence[Mapping[str, Any]], cloud: Cloud) -> None:
             f"The vectors lie around the {len(cloud.centres):,} of the index `apidocs`, as far from them as each of "
             "those is from its nearest neighbour and in such directions, in clusters of heavy-tailed sizes; the "
             f"{QUERIES} queries were drawn in the same way. Figures of another corpus differ.",
-            "Build: training, adding and writing by `effir.search.build_index`, without encoding; its peak, like each "
+            "Build: training, adding and writing by `effir.index.faiss_index.build_index`, without encoding; its peak, "
+            "like each "
             f"search, is of a process of its own. Queries a second: all {QUERIES} in one call, median of {ROUNDS}; "
             f"one alone: median of {ALONE}.",
         ],

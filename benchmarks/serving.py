@@ -18,8 +18,8 @@ from benchmarks.processes import serving
 from benchmarks.table import save
 from effir.data.beir import open_collection
 from effir.files import require, state_dir
-from effir.growing import MANIFEST, create_index
-from effir.models import model_of, open_model
+from effir.serve.documents import MANIFEST, create_index
+from effir.serve.open_model import model_of, open_model
 from stages.paths import EVAL, RETRIEVER
 
 

@@ -13,8 +13,8 @@ from benchmarks.table import ratio, save, times
 from effir.data.beir import open_collection
 from effir.encoding.backends import Precision, graph_of
 from effir.encoding.openvino import open_graph
-from effir.encoding.texts import TextReader
-from effir.evaluation.cost import alternate
+from effir.encoding.text_reader import TextReader
+from effir.evaluation.speed import alternate
 from stages.paths import EVAL
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")

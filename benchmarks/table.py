@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from effir.evaluation import cost
+from effir.evaluation import speed as cost
 from effir.files import write_json, writing
 
 RESULTS = Path("benchmarks/results")

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from benchmarks.roofline import limits, products
 from benchmarks.table import ratio, save, times
-from effir import buckets
-from effir.compress.shape import shape_of
-from effir.compress.slimming import SlimmingLoss, gating
+from effir.compress.channel_scores import SlimmingLoss, gating
+from effir.cpu import length_bucketing as buckets
+from effir.cpu.lora_kernel import frozen_products
+from effir.cpu.precision import arithmetic, uses_bfloat16
+from effir.cpu.prepacked_linear import pack
 from effir.data.examples import load_examples
-from effir.evaluation.cost import alternate
-from effir.frozen import frozen_products
-from effir.packed import pack
+from effir.evaluation.speed import alternate
+from effir.model.retriever import build_retriever
+from effir.model.shape import shape_of
 from effir.params import Params, load_params
-from effir.precision import arithmetic, uses_bfloat16
-from effir.ranking import ranking_loss
-from effir.restoration import RestorationLoss
-from effir.retriever import build_retriever
-from effir.training import add_adapters
+from effir.training.losses import ranking_loss
+from effir.training.recovery import RestorationLoss
+from effir.training.trainer import add_adapters
 from stages.paths import BASE, DEPTH, RESTORED, TRAIN, TUNED, WIDTH
 from stages.settings import adapters_of, gate_schedule, healing_schedule, restoring_schedule, retriever_settings
 

@@ -27,7 +27,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from benchmarks.processes import serving
-from effir.growing import MANIFEST
+from effir.serve.documents import MANIFEST
 
 Found = TypeVar("Found")
 

@@ -55,7 +55,7 @@ def register() -> None:
     """Make the cut architectures known to ``AutoConfig`` and ``AutoModel``; doing it again changes nothing."""
     from transformers import AutoConfig, AutoModel
 
-    from effir.compress.modeling import FAMILIES
+    from effir.model.modeling import FAMILIES
 
     for model in FAMILIES.values():
         AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)

@@ -7,12 +7,12 @@ import click
 import torch
 
 from effir.compress.criteria import drop_order_by
-from effir.compress.importance import measure_importance
-from effir.compress.loading import load_model, token_batches
-from effir.compress.shape import shape_of
+from effir.compress.redundancy import measure_importance
+from effir.cpu.prepacked_linear import pack
 from effir.data.calibration import load_calibration
 from effir.files import require, write_json
-from effir.packed import pack
+from effir.model.checkpoint import load_model, token_batches
+from effir.model.shape import shape_of
 from stages.paths import CALIBRATION, ORDER, REDUNDANCY, TUNED
 from stages.program import running
 

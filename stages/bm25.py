@@ -4,7 +4,7 @@ import click
 
 from effir.data.beir import open_collection
 from effir.data.bm25 import bm25_search
-from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
+from effir.evaluation.metrics import bootstrap_bounds, evaluate_run, summary
 from effir.files import require, write_json
 from stages.paths import BASELINES, EVAL
 from stages.program import running

@@ -4,9 +4,9 @@ import click
 
 from effir.data.beir import open_collection
 from effir.encoding.backends import open_encoder
-from effir.evaluation.quality import bootstrap_bounds, evaluate_run, summary
+from effir.evaluation.metrics import bootstrap_bounds, evaluate_run, summary
 from effir.files import read_json, require, write_json
-from effir.search import open_index
+from effir.index.faiss_index import open_index
 from stages.paths import BASELINES, EVAL, INDEXES, METRICS, REPORTS, RETRIEVER
 from stages.program import running
 

@@ -22,7 +22,7 @@ def main() -> None:
         with writing(RETRIEVER) as draft:
             shutil.copytree(require(HEALED, made_by="finetune"), draft)
             if retriever.backend == "openvino":
-                from effir.encoding.export import export_graph
+                from effir.export.openvino_graph import export_graph
 
                 texts = load_calibration(require(CALIBRATION, made_by="download"), TEXTS)
                 dev = open_collection(require(DEV, made_by="download"))

@@ -3,9 +3,9 @@
 import click
 
 from effir.files import require, write_json
-from stages.healing import heal_retriever, outside_opinion, own_opinion
 from stages.paths import HEALED, LOSS, WIDTH
 from stages.program import running
+from stages.retriever_training import heal_retriever, outside_opinion, own_opinion
 from stages.settings import healing_schedule
 
 

@@ -5,8 +5,8 @@ import click
 from effir.data.beir import open_collection
 from effir.encoding.backends import open_encoder
 from effir.files import require
-from effir.resuming import checkpoints_for
-from effir.search import build_index
+from effir.index.faiss_index import build_index
+from effir.training.checkpoints import checkpoints_for
 from stages.paths import EVAL, INDEXES, RETRIEVER
 from stages.program import running
 

@@ -6,14 +6,14 @@ from itertools import islice
 import click
 import torch
 
-from effir.compress.shape import shape_of
 from effir.data.beir import open_collection
 from effir.encoding.backends import open_encoder
 from effir.encoding.pytorch import torch_encoder
-from effir.encoding.texts import TextReader
-from effir.evaluation.cost import Measured, Served, bytes_on_disk, compare_speed, cost_report, one_at_a_time
+from effir.encoding.text_reader import TextReader
+from effir.evaluation.speed import Measured, Served, bytes_on_disk, compare_speed, cost_report, one_at_a_time
 from effir.files import require, write_json
-from effir.retriever import build_retriever, encode_documents, encode_queries
+from effir.model.retriever import build_retriever, encode_documents, encode_queries
+from effir.model.shape import shape_of
 from stages.paths import BASE, COST, EVAL, RETRIEVER
 from stages.program import running
 from stages.settings import retriever_settings

@@ -14,11 +14,11 @@ import click
 import yaml
 
 from effir.errors import EffirError
-from effir.lifeline import die_with_parent
 from effir.params import Params, load_params
+from effir.process import die_with_parent
 from effir.tracking import reaching
-from effir.tracking.live import WITHOUT, StageRun, stage_run
 from effir.tracking.server import StoreError
+from effir.tracking.stage_run import WITHOUT, StageRun, stage_run
 
 RUNS = Path("runs")
 

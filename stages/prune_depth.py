@@ -2,11 +2,11 @@
 
 import click
 
-from effir.compress.order import Drop, first, without
-from effir.compress.shape import shape_of
-from effir.compress.surgery import cut_checkpoint
+from effir.compress.cut import cut_checkpoint
+from effir.compress.drop_order import Drop, first, without
 from effir.errors import EffirError
 from effir.files import read_json, require
+from effir.model.shape import shape_of
 from stages.paths import DEPTH, ORDER, TUNED
 from stages.program import running
 

@@ -4,14 +4,14 @@ from dataclasses import asdict
 
 import click
 
+from effir.compress.channel_scores import choose_channels, describe_scores, factors
+from effir.compress.cut import cut_checkpoint
 from effir.compress.scoring import score_channels
-from effir.compress.shape import shape_of
-from effir.compress.slimming import choose_channels, describe_scores, factors
-from effir.compress.surgery import cut_checkpoint
 from effir.data.examples import load_examples
 from effir.files import require, write_json
-from effir.resuming import resumable
-from effir.retriever import build_retriever
+from effir.model.retriever import build_retriever
+from effir.model.shape import shape_of
+from effir.training.checkpoints import resumable
 from stages.paths import RESTORED, SLIMMING, TRAIN, WIDTH
 from stages.program import running
 from stages.settings import gate_schedule, gate_scoring, retriever_settings

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from effir.card import description, model_card, recipe
 from effir.files import read_json, require
-from effir.provenance import Origin, git_state, licences_of
+from effir.tracking.model_card import description, model_card, recipe
+from effir.tracking.provenance import Origin, git_state, licences_of
 from effir.tracking.registry import Papers, register_retriever
 from effir.tracking.runs import finish_pipeline, pipeline_run
 from effir.tracking.view import explain_aliases, show_best_first

@@ -2,8 +2,8 @@
 
 import click
 
+from effir.evaluation.plots import draw_loss, draw_quality, draw_redundancy, draw_slimming
 from effir.files import read_json, writing
-from effir.report import draw_loss, draw_quality, draw_redundancy, draw_slimming
 from stages.paths import BASELINES, LOSS, METRICS, PLOTS, REDUNDANCY, SLIMMING
 from stages.program import checked
 

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from typing import Any
 
 from effir.compress.scoring import Scoring
-from effir.data.base_retriever import habits_of
 from effir.errors import EffirError
 from effir.files import require
+from effir.model.prompt_config import habits_of
 from effir.params import Params
-from effir.training import Adapters, Schedule
+from effir.training.trainer import Adapters, Schedule
 from stages.paths import BASE
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from docs import messages
 from docs.reference import PAGE, entries, page
-from effir.profiles import use_profiles
+from effir.cli.profiles import use_profiles
 
 
 def test_the_reference_of_params_is_what_params_yaml_says(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_troubleshooting_lists_every_message_of_the_code() -> None:
 
 
 # What these say is known to a run alone; the page tells of them in prose.
-FILLED_IN = {"effir/params.py", "effir/plan.py", "effir/tracking/server.py", "stages/program.py"}
+FILLED_IN = {"effir/params.py", "effir/compress/plan.py", "effir/tracking/server.py", "stages/program.py"}
 
 
 def test_every_message_says_how_to_mend_it() -> None:

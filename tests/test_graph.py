@@ -22,7 +22,7 @@ README = ROOT / "README.md"
 PLUMBING = {
     "effir/errors.py",
     "effir/files.py",
-    "effir/lifeline.py",
+    "effir/process.py",
     "effir/params.py",
     "stages/program.py",
     "stages/paths.py",
@@ -117,11 +117,11 @@ def test_only_tracking_imports_mlflow() -> None:
 
 
 def test_only_search_imports_faiss() -> None:
-    assert importers("faiss") == {"effir/search.py"}
+    assert importers("faiss") == {"effir/index/faiss_index.py"}
 
 
 def test_only_collections_and_quality_import_beir() -> None:
-    doors = {"effir/data/beir.py", "effir/evaluation/quality.py"}
+    doors = {"effir/data/beir.py", "effir/evaluation/metrics.py"}
     assert importers("beir") | importers("pytrec_eval") <= doors
 
 

@@ -13,8 +13,8 @@ from effir.errors import EffirError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from effir.comparison import Comparison, Variant
-    from effir.comparison_table import Row
+    from effir.lab.comparison import Comparison, Variant
+    from effir.lab.table import Row
 
 LABEL, WIDEST = 20, 30  # characters that labels get at least, and a column at most
 PIPED = 100  # characters a line, where nobody's terminal says
@@ -41,7 +41,7 @@ def compare(names: tuple[str, ...], join: bool, as_json: bool, html: Path | None
         raise EffirError(f"{PARAMS} is missing: run this in the project's root")
     from dataclasses import asdict
 
-    from effir.comparison import compare as compare_variants
+    from effir.lab.comparison import compare as compare_variants
 
     variants = [variant_named(name) for name in names] or _all_of_head()
     compared = compare_variants(_joined(variants) if join else variants)
@@ -50,7 +50,7 @@ def compare(names: tuple[str, ...], join: bool, as_json: bool, html: Path | None
     else:
         _print(compared)
     if html is not None:
-        from effir.comparison_page import write_page
+        from effir.lab.page import write_page
 
         write_page(compared, html)
         click.echo(f"{html} is written: open it in a browser", err=True)
@@ -61,7 +61,7 @@ def variant_named(text: str) -> "Variant":
 
     MLflow is asked only about what git does not know, because opening it takes seconds.
     """
-    from effir.experiments import commit_of, experiment_named, read_commit, read_experiment, read_workspace
+    from effir.lab.dvc_runs import commit_of, experiment_named, read_commit, read_experiment, read_workspace
 
     if text == "workspace":
         return read_workspace()
@@ -111,7 +111,7 @@ def _nowhere(kind: str, name: str) -> str:
 
 
 def _joined(variants: "Sequence[Variant]") -> "list[Variant]":
-    from effir.seeds import over_seeds
+    from effir.lab.seeds import over_seeds
 
     for variant in variants:
         if not variant.params:
@@ -121,7 +121,7 @@ def _joined(variants: "Sequence[Variant]") -> "list[Variant]":
 
 def _all_of_head() -> "list[Variant]":
     """Read the workspace and the current commit's experiments, as far as they have figures."""
-    from effir.experiments import experiments_of_head, read_experiment, read_workspace
+    from effir.lab.dvc_runs import experiments_of_head, read_experiment, read_workspace
 
     found = []
     for read in (read_workspace, *(lambda one=one: read_experiment(one) for one in experiments_of_head())):
@@ -138,7 +138,7 @@ def _print(compared: "Comparison") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from effir.comparison_table import footnotes, heading, rows, sentences
+    from effir.lab.table import footnotes, heading, rows, sentences
 
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:

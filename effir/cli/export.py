@@ -43,7 +43,7 @@ def export(
 
     from effir.data.beir import open_collection
     from effir.data.calibration import load_calibration
-    from effir.encoding.export import QualityLostError, export_graph
+    from effir.export.openvino_graph import QualityLostError, export_graph
     from effir.files import require
     from effir.params import load_params
 

@@ -19,7 +19,7 @@ def importing(folder: Path, into: Path, base: Path | None, as_json: bool) -> Non
 
     Example: effir import EffiR-mistral models/effir-mistral --base Mistral-7B-v0.1-drop16
     """
-    from effir.importing import import_checkpoint
+    from effir.compress.foreign import import_checkpoint
 
     found = import_checkpoint(folder, into, base)
     mlps, attentions = (found.shape.layers - len(found.shape.having(kind)) for kind in ("mlp", "attention"))

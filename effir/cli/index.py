@@ -31,9 +31,9 @@ def build(source: Path, folder: Path, model: str, factory: str, backend: Any, pr
 
     Example: effir index build docs/ my-index --model models:/effir-retriever@champion
     """
-    from effir.data.texts import documents_of
-    from effir.growing import create_index
-    from effir.models import model_of, open_model
+    from effir.serve.documents import create_index
+    from effir.serve.open_model import model_of, open_model
+    from effir.serve.texts import documents_of
 
     chosen = model_of(model, backend, precision)
     count = create_index(folder, documents_of(source), open_model(chosen).documents, chosen, factory)
@@ -52,9 +52,9 @@ def add(source: Path, folder: Path, as_json: bool) -> None:
 
     Example: effir index add more.jsonl my-index
     """
-    from effir.data.texts import documents_of
-    from effir.growing import add_documents, read_manifest
-    from effir.models import open_model
+    from effir.serve.documents import add_documents, read_manifest
+    from effir.serve.open_model import open_model
+    from effir.serve.texts import documents_of
 
     encoder = open_model(read_manifest(folder).model)
     count, replaced = add_documents(folder, documents_of(source), encoder.documents)
@@ -75,7 +75,7 @@ def delete(folder: Path, ids: tuple[str, ...], listed: Path | None, as_json: boo
     Example: effir index delete my-index d12 guide.md#3
     """
     from effir.errors import EffirError
-    from effir.growing import delete_documents
+    from effir.serve.documents import delete_documents
 
     if listed is not None and not listed.is_file():
         raise EffirError(f"{listed} is missing: mend the path")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from effir.plan import Plan
+    from effir.compress.plan import Plan
 
 
 @click.command()
@@ -30,14 +30,14 @@ def plan(model: str, sublayer: Any, depth: int, width: float, tokens: int, as_js
 
     Example: effir plan mistralai/Mistral-7B-v0.1 --depth 16 --width 0.7
     """
-    from effir.plan import plan as foresee
+    from effir.compress.plan import plan as foresee
 
     found = foresee(model, sublayer, depth, width, tokens)
     click.echo(json.dumps(found.as_json()) if as_json else _table(found))
 
 
 def _table(found: "Plan") -> str:
-    from effir.plan import BYTES
+    from effir.compress.plan import BYTES
 
     whole, cut = found.whole, found.cut
     rows = [

@@ -23,7 +23,7 @@ def list_profiles(as_json: bool) -> None:
 
     Example: effir profile list
     """
-    from effir.profiles import profile_purposes
+    from effir.cli.profiles import profile_purposes
 
     purposes = profile_purposes(PROFILES)
     if as_json:
@@ -41,7 +41,7 @@ def show(names: tuple[str, ...], as_json: bool) -> None:
 
     Example: effir profile show mistral-7b
     """
-    from effir.profiles import profile_changes
+    from effir.cli.profiles import profile_changes
 
     _tell(profile_changes(PROFILES, names), as_json)
 
@@ -57,7 +57,7 @@ def use(names: tuple[str, ...], as_json: bool) -> None:
 
     Example: effir profile use default mistral-7b
     """
-    from effir.profiles import use_profiles
+    from effir.cli.profiles import use_profiles
 
     _tell(use_profiles(PROFILES, names), as_json)
 

@@ -22,7 +22,7 @@ def report(results: Path, outsiders: Path, as_json: bool) -> None:
     Example: effir report
     """
     from effir.errors import EffirError
-    from effir.study_report import report as write
+    from effir.lab.report import report as write
 
     written = write(results, outsiders)
     if not written:

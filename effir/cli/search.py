@@ -28,7 +28,7 @@ def search(query: str, count: int, name: str | None, own: Path | None, as_json: 
     folder = require(Path("models/retriever"), made_by="export")
 
     from effir.encoding.backends import open_encoder
-    from effir.search import open_index
+    from effir.index.faiss_index import open_index
 
     encoder = open_encoder(folder, params.retriever.backend, params.retriever.precision, params.index.batch_tokens)
     hits = open_index(index).search(encoder.queries([query]), count)[0]
@@ -42,8 +42,8 @@ def search(query: str, count: int, name: str | None, own: Path | None, as_json: 
 def _search_own(folder: Path, query: str, count: int, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from effir.growing import GrowingIndex
-    from effir.models import open_model
+    from effir.serve.documents import GrowingIndex
+    from effir.serve.open_model import open_model
 
     index = GrowingIndex(folder)
     hits = index.search(open_model(index.manifest.model).queries([query]), count)[0]

@@ -20,13 +20,13 @@ def serve(folder: Path, host: str, port: int, as_json: bool) -> None:
     Example: effir serve my-index --port 8000
     """
     from effir.errors import EffirError
-    from effir.growing import read_manifest
-    from effir.models import open_model
+    from effir.serve.documents import read_manifest
+    from effir.serve.open_model import open_model
 
     try:
-        from effir.serving.app import Service, create_app
-        from effir.serving.run import listen
-        from effir.serving.run import serve as run
+        from effir.serve.app import Service, create_app
+        from effir.serve.run import listen
+        from effir.serve.run import serve as run
     except ImportError as missing:
         raise EffirError(f"serving needs {missing.name}: run `pip install 'effir[serve]'`") from None
     manifest = read_manifest(folder)

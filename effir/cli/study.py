@@ -29,8 +29,8 @@ def study(path: Path, runs: tuple[str, ...], settings: tuple[str, ...], as_json:
 
     from effir.cli.sweep import pair
     from effir.files import state_dir
+    from effir.lab.studies import in_experiments, read_study, run_study
     from effir.params import PARAMS, load_params
-    from effir.studies import in_experiments, read_study, run_study
     from effir.tracking.runs import flatten
 
     load_params()  # refuses what no run could read

@@ -59,16 +59,16 @@ def sweep(
 
     import yaml
 
-    from effir.compress.shape import shape_of
     from effir.errors import EffirError
     from effir.files import require, state_dir
+    from effir.lab.overrides import set_over
+    from effir.lab.space import default_space, read_space
+    from effir.lab.sweep import line
+    from effir.lab.sweep import sweep as run_sweep
+    from effir.lab.sweep_state import Plan
+    from effir.lab.target import Target
+    from effir.model.shape import shape_of
     from effir.params import PARAMS, check_params, load_params
-    from effir.sweeping.overrides import set_over
-    from effir.sweeping.space import default_space, read_space
-    from effir.sweeping.study import Plan
-    from effir.sweeping.sweep import line
-    from effir.sweeping.sweep import sweep as run_sweep
-    from effir.sweeping.target import Target
     from effir.tracking.runs import flatten
 
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):

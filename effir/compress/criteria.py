@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from effir.compress.importance import Importance
-from effir.compress.onebyone import change_without_each, drop_order
-from effir.compress.order import KINDS, Drop, Droppable, order_by_score
-from effir.compress.shape import ModelShape
+from effir.compress.drop_order import KINDS, Drop, Droppable, order_by_score
+from effir.compress.leave_out import change_without_each, drop_order
+from effir.compress.redundancy import Importance
+from effir.model.shape import ModelShape
 
 Criterion = Literal["cosine", "final_state", "one_by_one"]
 Batches = Iterable[Mapping[str, Tensor]]

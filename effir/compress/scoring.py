@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm import tqdm
 
-from effir.compress.slimming import (
+from effir.compress.channel_scores import (
     ChannelScores,
     SlimmingLoss,
     gating,
@@ -21,8 +21,8 @@ from effir.compress.slimming import (
     taylor_scores,
 )
 from effir.data.examples import Example
-from effir.ranking import ranking_loss
-from effir.training import Log, Schedule, fit
+from effir.training.losses import ranking_loss
+from effir.training.trainer import Log, Schedule, fit
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-from effir.data.base_retriever import is_retriever, read_habits, transformer_of, write_habits
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import writing
+from effir.model.prompt_config import is_retriever, read_habits, transformer_of, write_habits
 
 TOKENIZER = ["tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"]
 KEPT = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from effir.encoding.encoder import TextEncoder
-from effir.encoding.texts import TextReader
+from effir.encoding.text_reader import TextReader
 from effir.errors import EffirError
 
 Backend = Literal["torch", "openvino"]
@@ -23,8 +23,8 @@ def open_encoder(retriever: Path, backend: Backend, precision: Precision, budget
         return open_graph(graph_of(retriever, precision), reader, precision, budget)
     if precision == "int8":
         raise EffirError("the torch backend has no int8: name the backend openvino, or another precision")
-    from effir.compress.loading import load_model
     from effir.encoding.pytorch import torch_encoder
+    from effir.model.checkpoint import load_model
 
     return torch_encoder(load_model(retriever)[0], reader, precision, budget)
 

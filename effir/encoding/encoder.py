@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effir.encoding.batches import Rows, token_batches
-from effir.encoding.texts import TextReader
+from effir.encoding.text_reader import TextReader
 
 Tokens = NDArray[np.int64]
 Vectors = NDArray[np.float32]

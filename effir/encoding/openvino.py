@@ -14,7 +14,7 @@ import numpy as np
 
 from effir.encoding.batches import Rows
 from effir.encoding.encoder import Batch, TextEncoder, Tokens, Vectors
-from effir.encoding.texts import TextReader
+from effir.encoding.text_reader import TextReader
 from effir.files import require
 
 GRAPH = "model.xml"
@@ -34,9 +34,9 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
     """
     import openvino
 
-    from effir.compress.loading import load_model
-    from effir.encoding.peaks import peaks
-    from effir.encoding.pooled import PooledDecoder
+    from effir.encoding.outliers import peaks
+    from effir.encoding.pooled_decoder import PooledDecoder
+    from effir.model.checkpoint import load_model
 
     reader = TextReader.open(retriever)
     model = PooledDecoder(load_model(retriever)[0], reader.pooling, traced=True).eval()

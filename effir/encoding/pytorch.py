@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from effir.cpu.precision import Precision, arithmetic
+from effir.cpu.prepacked_linear import pack
 from effir.encoding.encoder import Batch, TextEncoder, Vectors
-from effir.encoding.pooled import PooledDecoder
-from effir.encoding.texts import TextReader
-from effir.packed import pack
-from effir.precision import Precision, arithmetic
+from effir.encoding.pooled_decoder import PooledDecoder
+from effir.encoding.text_reader import TextReader
 
 
 def torch_encoder(decoder: Any, reader: TextReader, precision: Precision, budget: int) -> TextEncoder:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effir.comparison import Variant
 from effir.errors import EffirError
 from effir.files import read_json
+from effir.lab.comparison import Variant
 from effir.tracking import Store, first_line, is_loss, open_store, reaching
 from effir.tracking.runs import PARENT, PIPELINE, STAGE
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from effir.evaluation.quality import PairedTest, paired_test
+from effir.evaluation.metrics import PairedTest, paired_test
 
 SIGNIFICANT = 0.05
 

@@ -13,9 +13,9 @@ from typing import Any
 from effir.errors import EffirError
 from effir.params import load_params
 from effir.tracking import Store, open_store, reaching
-from effir.tracking.live import close_dead
 from effir.tracking.registry import CHAMPION, PREVIOUS
 from effir.tracking.runs import PIPELINE
+from effir.tracking.stage_run import close_dead
 
 KEY = "best"
 TITLE, COMPARED = "Best run first", "Quality, size and speed"

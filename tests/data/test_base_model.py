@@ -128,7 +128,7 @@ TWICE = """
 import sys
 from pathlib import Path
 from effir.data.base_model import install_base_model
-from effir.retriever import build_retriever, save_retriever
+from effir.model.retriever import build_retriever, save_retriever
 
 source, into, cache = sys.argv[1:]
 install_base_model(source, Path(into) / "base", Path(cache))

@@ -10,7 +10,7 @@ from effir.data.examples import load_examples
 from effir.data.mixture import mix, shares
 from effir.errors import EffirError
 from effir.files import read_json, sha256_of, write_json
-from effir.provenance import licences_of
+from effir.tracking.provenance import licences_of
 
 
 def collection(folder: Path, count: int, split: str = "train") -> Collection:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from effir.compress.shape import shape_of
-from effir.compress.surgery import cut_checkpoint
-from effir.retriever import build_retriever, save_retriever
+from effir.compress.cut import cut_checkpoint
+from effir.model.retriever import build_retriever, save_retriever
+from effir.model.shape import shape_of
 
 TEXTS = ["abc", "abcdefghijklmnopqrstuvwxyz", "", " naïve 中文 ", "ab cd"]
 

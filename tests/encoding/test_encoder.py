@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from effir.compress.loading import load_model
 from effir.encoding.backends import open_encoder
 from effir.encoding.encoder import CHUNK, TextEncoder
 from effir.encoding.pytorch import torch_encoder
-from effir.encoding.texts import TextReader
+from effir.encoding.text_reader import TextReader
 from effir.errors import EffirError
-from effir.retriever import encode_documents, encode_queries, open_retriever
+from effir.model.checkpoint import load_model
+from effir.model.retriever import encode_documents, encode_queries, open_retriever
 from tests.encoding.conftest import TEXTS
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from effir.cli.profiles import use_profiles
 from effir.data.beir import Document, write_collection
-from effir.profiles import use_profiles
 
 HERE = Path(__file__).parents[2]
 # What a pipeline leaves behind: a fresh clone has none of it.

@@ -9,8 +9,8 @@ from effir.cli import main
 from effir.errors import EffirError
 from effir.tracking import open_store
 from effir.tracking.figures import find_runs, read_recorded, read_run, run_of_model
-from effir.tracking.live import stage_run
 from effir.tracking.runs import finish_pipeline, pipeline_run
+from effir.tracking.stage_run import stage_run
 
 MODEL = "models:/effir-retriever"
 

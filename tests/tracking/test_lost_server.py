@@ -17,10 +17,11 @@ import pytest
 import yaml
 
 from effir.errors import EffirError
-from effir.tracking import live, open_store
-from effir.tracking.live import stage_run
+from effir.tracking import open_store
+from effir.tracking import stage_run as live
 from effir.tracking.registry import register_retriever
 from effir.tracking.runs import finish_pipeline, pipeline_run
+from effir.tracking.stage_run import stage_run
 
 from .conftest import Server, free_port
 
@@ -228,7 +229,7 @@ def own_server(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_a_server_that_dies_ends_no_work_and_the_weights_lie_on_its_disk_once(
     project: Path, own_server: Server, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Callable[[], Path]
 ) -> None:
-    from effir.retriever import build_retriever, save_retriever
+    from effir.model.retriever import build_retriever, save_retriever
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", own_server.uri)
     params, said, record = {"seed": 1}, [], project / "runs/finetune.json"

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from effir.cli import main
 from effir.errors import EffirError
 from effir.tracking import open_store
-from effir.tracking.fetching import fetch_retriever
+from effir.tracking.download import fetch_retriever
 from effir.tracking.runs import pipeline_run
 
 NAME = "effir-retriever"

@@ -16,7 +16,7 @@ import requests
 
 from effir.errors import EffirError
 from effir.tracking import open_store, registry
-from effir.tracking.fetching import fetch_retriever
+from effir.tracking.download import fetch_retriever
 from effir.tracking.registry import Papers, register_retriever
 from effir.tracking.runs import pipeline_run
 

@@ -11,8 +11,8 @@ import pytest
 
 from effir.errors import EffirError
 from effir.tracking import open_store, tracking_uri
-from effir.tracking.live import stage_run
 from effir.tracking.runs import finish_pipeline, flatten, pipeline_identity, pipeline_run
+from effir.tracking.stage_run import stage_run
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -153,7 +153,7 @@ def open_stage(stage: str, params: dict[str, str]) -> tuple[subprocess.Popen[str
     code = f"""
 import time
 from pathlib import Path
-from effir.tracking.live import stage_run
+from effir.tracking.stage_run import stage_run
 with stage_run({stage!r}, {params!r}, Path("runs/{stage}.json")) as run:
     print(run.id, flush=True)
     time.sleep(60)
@@ -187,7 +187,7 @@ def test_two_processes_at_once_make_one_store_and_one_pipeline_run(
 import os, time
 from pathlib import Path
 import mlflow
-from effir.tracking.live import stage_run
+from effir.tracking.stage_run import stage_run
 Path(f"{os.getpid()}.ready").touch()
 while len(list(Path().glob("*.ready"))) < 2:
     time.sleep(0.001)

@@ -14,12 +14,12 @@ from click.testing import CliRunner, Result
 
 from effir.cli import main
 from effir.files import sha256_of
-from effir.retriever import build_retriever, save_retriever
+from effir.model.retriever import build_retriever, save_retriever
 from effir.tracking import open_store
-from effir.tracking.fetching import fetch_retriever
-from effir.tracking.live import stage_run
+from effir.tracking.download import fetch_retriever
 from effir.tracking.registry import register_retriever
 from effir.tracking.runs import finish_pipeline, pipeline_run
+from effir.tracking.stage_run import stage_run
 
 CHECKOUT = Path(__file__).parents[2]
 NAME = "effir-retriever"

@@ -26,8 +26,8 @@ from docs.screenshots import (
     visit,
 )
 from effir.tracking import open_store
-from effir.tracking.live import stage_run
 from effir.tracking.runs import finish_pipeline, pipeline_run
+from effir.tracking.stage_run import stage_run
 from effir.tracking.view import NOTE, VIEW, explain_aliases, main, show_best_first
 from tests.tracking.conftest import in_project
 

@@ -1,0 +1,117 @@
+"""Foresee: what a cut would cost, from config.json alone."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from effir.compress.drop_order import Droppable
+from effir.data.sources import parse_source
+from effir.errors import EffirError
+from effir.model.shape import ModelShape, shape_of
+
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model and its cut: parameters without the LM head, FLOPs a token of a causal text of ``tokens`` tokens."""
+
+    name: str
+    whole: ModelShape
+    cut: ModelShape
+    hidden: int
+    tokens: int
+
+    @property
+    def kept_share(self) -> float:
+        """The share of the parameters beside the embeddings that is kept."""
+        return self.cut.parameters(embeddings=False) / self.whole.parameters(embeddings=False)
+
+    @property
+    def flops_speedup(self) -> float:
+        """How many times less arithmetic a token of such a text needs."""
+        return self.whole.flops_per_token(self.tokens) / self.cut.flops_per_token(self.tokens)
+
+    def weights(self, arithmetic: str) -> tuple[int, int]:
+        """Bytes of the weights of the whole and of the cut model in ``float32``, ``bfloat16`` or ``int8``."""
+        return self.whole.parameters() * BYTES[arithmetic], self.cut.parameters() * BYTES[arithmetic]
+
+    def as_json(self) -> dict[str, object]:
+        """Return every figure, pairs as (whole, cut)."""
+        shapes = (self.whole, self.cut)
+        return {
+            "model": self.name,
+            "parameters": [shape.parameters() for shape in shapes],
+            "parameters_without_embeddings": [shape.parameters(embeddings=False) for shape in shapes],
+            "kept_share": self.kept_share,
+            "tokens": self.tokens,
+            "flops_per_token": [shape.flops_per_token(self.tokens) for shape in shapes],
+            "flops_speedup": self.flops_speedup,
+            "weight_bytes": {arithmetic: list(self.weights(arithmetic)) for arithmetic in BYTES},
+            "vector_bytes": self.hidden * BYTES["float32"],
+        }
+
+
+def plan(model: str, sublayer: Droppable, depth: int, width: float, tokens: int) -> Plan:
+    """Foresee a cut of ``model``: a hub id, a checkpoint's folder, or its config.json; weights are not read.
+
+    EffirError where there is no such configuration, or no such cut of it.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        shutil.copyfile(config := _config(model), folder / "config.json")
+        try:
+            whole = shape_of(folder)
+        except EffirError as error:
+            said = str(error).replace(str(folder / "config.json"), str(config)).replace(str(folder), model)
+            raise EffirError(said) from None
+    cut = planned(whole, sublayer, depth, width)
+    if not cut.having("block"):
+        raise EffirError(f"{depth} sublayers are to be dropped, which leaves nothing: drop fewer")
+    return Plan(model, whole, cut, whole.cost.final_norm, tokens)
+
+
+def planned(shape: ModelShape, sublayer: Droppable, depth: int, width: float) -> ModelShape:
+    """Drop ``depth`` sublayers and keep the share ``width`` of the channels that are left, spread evenly.
+
+    Which layers are dropped and how channels are spread does not change the size; widths are rounded later, by less
+    than 1 %. EffirError where there are not so many sublayers, or they are of two sizes.
+    """
+    if sublayer == "either":
+        raise EffirError("the size of a cut by either cannot be foreseen: choose mlp, attention or block")
+    there = shape.having(sublayer)
+    if not 0 <= depth <= len(there):
+        raise EffirError(f"{depth} sublayers are to be dropped, but the model has {len(there)}: choose 0 to that")
+    dropped = shape.without(sublayer, there[:depth])
+    return dropped.with_mlp_widths([round(width * one) for one in dropped.mlp_widths])
+
+
+def _config(model: str) -> Path:
+    path = Path(model).expanduser()
+    if path.exists():
+        found = path / "config.json" if path.is_dir() else path
+        if not found.is_file():
+            raise EffirError(f"{path} is no Hugging Face checkpoint, it has no config.json: name another folder")
+        return found
+    name = model if model.startswith("hub:") else f"hub:{model}"
+    try:
+        source = parse_source(name)
+    except EffirError:
+        raise EffirError(
+            f"{model} is neither a path nor a hub id: name a folder, a config.json, or owner/name"
+        ) from None
+    return _from_hub(source.name, source.revision)
+
+
+def _from_hub(repository: str, revision: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, "config.json", revision=revision))
+    except Exception as error:  # the hub's transport, and so its errors, differ from version to version
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EffirError(
+            f"the config.json of {repository} could not be fetched ({reason}): check the name and the network, or "
+            "name a local folder or config.json"
+        ) from None

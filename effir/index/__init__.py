@@ -1,0 +1,1 @@
+"""The FAISS index of a corpus."""

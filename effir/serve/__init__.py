@@ -1,0 +1,1 @@
+"""Documents to search, and the HTTP service that searches them."""

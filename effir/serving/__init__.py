@@ -1,1 +1,0 @@
-"""A small HTTP service over one index."""

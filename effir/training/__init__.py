@@ -1,0 +1,1 @@
+"""Training a retriever: the trainer, its losses, teachers, checkpoints."""

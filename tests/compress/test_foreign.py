@@ -1,0 +1,241 @@
+"""`effir import`: what others cut becomes a checkpoint that computes the same."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForCausalLM
+
+from effir.cli import main
+from tests.compress.conftest import tiny_model, tiny_tokenizer
+
+FAMILIES = ("llama", "mistral", "gemma2")
+MLPS, ATTENTIONS = [1, 3], [2]
+TOKENS = {"input_ids": torch.tensor([[5, 9, 4, 33, 2]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+WEIGHTS = "adapter_model.safetensors"
+
+
+def effir(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["import", *map(str, arguments)])
+
+
+def silenced(model: Any) -> Any:
+    """The whole model with the outputs of what is dropped at zero: what such a checkpoint means, without our code."""
+    with torch.no_grad():
+        for layer in MLPS:
+            model.layers[layer].mlp.down_proj.weight.zero_()
+        for layer in ATTENTIONS:
+            model.layers[layer].self_attn.o_proj.weight.zero_()
+    return model
+
+
+def states(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(**TOKENS).last_hidden_state
+
+
+@pytest.fixture(params=FAMILIES)
+def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A checkpoint as LLM-Drop leaves it: all weights, and lists of what is not computed."""
+    folder = tmp_path / "foreign"
+    settings = {"llama": {"attention_bias": False, "mlp_bias": False}}.get(request.param, {})
+    tiny_model(request.param, **settings).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    name_dropped(folder, drop_mlp_list=MLPS[::-1], drop_attn_list=[layer in ATTENTIONS for layer in range(4)])
+    return folder
+
+
+def name_dropped(folder: Path, **lists: Any) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    auto_map = {"AutoConfig": "configuration_dropped.Config", "AutoModelForCausalLM": "modeling_dropped.Model"}
+    (folder / "config.json").write_text(json.dumps({**config, **lists, "auto_map": auto_map}), encoding="utf-8")
+
+
+def whole(folder: Path, into: Path) -> Path:
+    """The same weights as an ordinary checkpoint."""
+    shutil.copytree(folder, into)
+    config = json.loads((into / "config.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if not key.startswith("drop_") and key != "auto_map"}
+    (into / "config.json").write_text(json.dumps(kept), encoding="utf-8")
+    return into
+
+
+def test_a_dropped_model_computes_the_same(foreign: Path, tmp_path: Path) -> None:
+    result = effir(foreign, tmp_path / "ours")
+    assert result.exit_code == 0, result.output
+    assert "without 2 MLPs and 1 attentions" in result.output
+    ours = AutoModel.from_pretrained(tmp_path / "ours").eval()
+    theirs = silenced(AutoModel.from_pretrained(whole(foreign, tmp_path / "whole")).eval())
+    torch.testing.assert_close(states(ours), states(theirs), atol=1e-5, rtol=0)
+    assert json.loads((tmp_path / "ours/config.json").read_text(encoding="utf-8")).keys().isdisjoint({"drop_mlp_list"})
+    assert sum(p.numel() for p in ours.parameters()) < sum(p.numel() for p in theirs.parameters())
+
+
+def test_weights_of_what_is_dropped_need_not_be_there(foreign: Path, tmp_path: Path) -> None:
+    weights = load_file(foreign / "model.safetensors")
+    left = {key: value for key, value in weights.items() if not key.startswith("model.layers.1.mlp")}
+    assert len(left) < len(weights)
+    effir(foreign, tmp_path / "with")
+    save_file(left, foreign / "model.safetensors", metadata={"format": "pt"})
+    assert effir(foreign, tmp_path / "without").exit_code == 0
+    ours, same = (AutoModel.from_pretrained(tmp_path / name).eval() for name in ("with", "without"))
+    torch.testing.assert_close(states(ours), states(same), atol=0, rtol=0)
+
+
+def adapted(model: Any, settings: LoraConfig, into: Path) -> Any:
+    """Put an adapter that is not zero over a model, and save it alone."""
+    torch.manual_seed(1)
+    model = get_peft_model(model, settings)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(into)
+    return model
+
+
+@pytest.mark.parametrize("trained_on", ["with LM head", "without"])
+def test_an_adapter_over_a_dropped_model_computes_the_same(foreign: Path, tmp_path: Path, trained_on: str) -> None:
+    plain = whole(foreign, tmp_path / "whole")
+    opened: Any = AutoModelForCausalLM if trained_on == "with LM head" else AutoModel
+    settings = LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "o_proj", "up_proj", "down_proj"])
+    adapted(opened.from_pretrained(plain), settings, tmp_path / "adapter")
+
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
+    assert result.exit_code == 0, result.output
+    assert "an adapter folded in" in result.output
+    ours = AutoModel.from_pretrained(tmp_path / "ours").eval()
+    merged: Any = PeftModel.from_pretrained(opened.from_pretrained(plain), tmp_path / "adapter").merge_and_unload()
+    theirs = silenced((merged.model if trained_on == "with LM head" else merged).eval())
+    torch.testing.assert_close(states(ours), states(theirs), atol=1e-5, rtol=0)
+    untouched = silenced(AutoModel.from_pretrained(plain).eval())
+    assert not torch.allclose(states(ours), states(untouched), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alpha_pattern": {"model.layers.0.self_attn.q_proj": 21}},
+        {"rank_pattern": {r"model\.layers\.[02]\.mlp\.up_proj": 5}},
+        {"alpha_pattern": {r"^model.layers.\d.mlp.up_proj": 21}, "rank_pattern": {"q_proj": 2}, "use_rslora": True},
+        {"target_modules": ["model.layers.0.self_attn.q_proj", "model.layers.3.mlp.up_proj"]},
+        {"target_modules": r"model\.layers\.[02]\.(self_attn\.q_proj|mlp\.up_proj)"},
+        {"layers_to_transform": [0, 2], "layers_pattern": "layers"},
+        {"layers_to_transform": [0]},
+        {"exclude_modules": r"model\.layers\.0\..*"},
+    ],
+    ids=" ".join,
+)
+def test_an_adapter_that_names_modules_as_its_own_model_does_is_merged_as_peft_does(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    foreign = tmp_path / "foreign"
+    tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(foreign)
+    tiny_tokenizer().save_pretrained(foreign)
+    name_dropped(foreign, drop_mlp_list=MLPS, drop_attn_list=ATTENTIONS)
+    plain = whole(foreign, tmp_path / "whole")
+    lora = LoraConfig(**{"r": 3, "lora_alpha": 7, "target_modules": ["q_proj", "up_proj"], **settings})
+    model = adapted(AutoModelForCausalLM.from_pretrained(plain), lora, tmp_path / "adapter")
+
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
+    assert result.exit_code == 0, result.output
+    ours = AutoModel.from_pretrained(tmp_path / "ours").eval()
+    theirs = silenced(model.merge_and_unload().model.eval())
+    torch.testing.assert_close(states(ours), states(theirs), atol=1e-5, rtol=0)
+
+
+def test_settings_that_peft_refuses_are_one_sentence(foreign: Path, tmp_path: Path) -> None:
+    lora = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(AutoModel.from_pretrained(whole(foreign, tmp_path / "whole")), lora).save_pretrained(
+        tmp_path / "adapter"
+    )
+    config = tmp_path / "adapter/adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), "r": 0}), encoding="utf-8")
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
+    assert result.exit_code == 2
+    assert f"the weights in {tmp_path / 'adapter'} do not fit" in result.output.splitlines()[-1]
+
+
+def test_the_result_is_a_base_model_that_can_be_cut_on(foreign: Path, tmp_path: Path) -> None:
+    from effir.data.base_model import install_base_model
+    from effir.model.shape import shape_of
+
+    effir(foreign, tmp_path / "ours")
+    install_base_model(str(tmp_path / "ours"), tmp_path / "base", tmp_path)
+    shape = shape_of(tmp_path / "base")
+    assert (shape.having("mlp"), shape.having("attention")) == ([0, 2], [0, 1, 3])
+
+
+def test_pickled_weights_are_refused_with_the_way_out(foreign: Path, tmp_path: Path) -> None:
+    (foreign / "model.safetensors").rename(foreign / "pytorch_model.bin")
+    result = effir(foreign, tmp_path / "ours")
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "only pickled weights (pytorch_model.bin), which can run code" in result.output
+    assert "save_pretrained" in result.output
+    assert not (tmp_path / "ours").exists()
+
+
+def test_damaged_weights_are_one_sentence(foreign: Path, tmp_path: Path) -> None:
+    (foreign / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    result = effir(foreign, tmp_path / "ours")
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert f"the weights in {foreign} do not fit or are damaged" in result.output
+
+
+def test_an_adapter_over_another_size_is_one_sentence(foreign: Path, tmp_path: Path) -> None:
+    settings = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(AutoModel.from_pretrained(whole(foreign, tmp_path / "whole")), settings).save_pretrained(
+        tmp_path / "adapter"
+    )
+    weights = {key: torch.cat([each, each]) for key, each in load_file(tmp_path / "adapter" / WEIGHTS).items()}
+    save_file(weights, tmp_path / "adapter" / WEIGHTS)
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
+    assert result.exit_code == 2
+    assert f"the weights in {tmp_path / 'adapter'} do not fit" in result.output.splitlines()[-1]
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        ({}, "names no dropped sublayers"),
+        ({"drop_mlp_list": [4]}, "layer 4 is not there: the model has 4 layers"),
+        ({"drop_mlp_list": "all"}, "drop_mlp_list must list layers, or a truth value for each of 4"),
+        ({"drop_attn_list": [True]}, "drop_attn_list must list layers"),
+    ],
+)
+def test_lists_that_cannot_be_are_one_sentence(tmp_path: Path, lists: dict[str, Any], said: str) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "foreign")
+    name_dropped(tmp_path / "foreign", **lists)
+    result = effir(tmp_path / "foreign", tmp_path / "ours")
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert said in result.output
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"peft_type": "LORA", "use_dora": True}, "is LORA with use_dora, not plain LoRA: merge it with peft"),
+        ({"peft_type": "IA3"}, "is IA3, not plain LoRA"),
+        ({"peft_type": "LORA", "bias": "lora_only"}, "is LORA with bias, not plain LoRA"),
+        ({"peft_type": "LORA", "r": 2}, "adapts x, which the model under it does not have"),
+        ({"base_model_name_or_path": "elsewhere"}, "is an adapter over elsewhere, which is not here"),
+    ],
+)
+def test_an_adapter_that_cannot_be_folded_in_is_one_sentence(tmp_path: Path, config: dict[str, Any], said: str) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "foreign")
+    name_dropped(tmp_path / "foreign", drop_mlp_list=[1])
+    (tmp_path / "adapter").mkdir()
+    settings = {"base_model_name_or_path": str(tmp_path / "foreign"), **config}
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / WEIGHTS)
+    result = effir(tmp_path / "adapter", tmp_path / "ours")
+    assert result.exit_code == 2
+    assert said in result.output.splitlines()[-1]
+    assert not (tmp_path / "ours").exists()

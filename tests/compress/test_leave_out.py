@@ -1,0 +1,118 @@
+"""One by one: each change is that of a model really cut so far, the least is taken, and nothing stays changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from effir.compress.cut import cut_checkpoint
+from effir.compress.drop_order import parameters_saved
+from effir.compress.leave_out import change_without_each, drop_order
+from effir.cpu.prepacked_linear import pack
+from effir.errors import EffirError
+from effir.model.checkpoint import load_model
+from effir.model.shape import ModelShape, Sublayer, shape_of
+
+Batch = dict[str, torch.Tensor]
+
+
+def final_states(folder: Path, batch: Batch) -> torch.Tensor:
+    with torch.inference_mode():
+        states = load_model(folder)[0](**batch).last_hidden_state
+    return states[batch["attention_mask"].bool()]
+
+
+def change_of(whole: Path, shape: ModelShape, batch: Batch, into: Path) -> float:
+    """Mean 1 - cos between the final states of a checkpoint cut to ``shape`` and of the whole one."""
+    cut_checkpoint(whole, into, shape)
+    one, other = final_states(whole, batch), final_states(into, batch)
+    return float((1 - torch.cosine_similarity(one.double(), other.double(), dim=-1)).mean())
+
+
+@pytest.mark.parametrize("kind", ["mlp", "attention", "block"])
+def test_every_step_drops_what_changes_the_really_cut_model_least(
+    whole: Path, batch: Batch, kind: Sublayer, tmp_path: Path
+) -> None:
+    shape = shape_of(whole)
+    found = drop_order(load_model(whole)[0], shape, [batch], [kind], count=2)
+    for drop in found:
+        changes = {
+            layer: change_of(whole, shape.without(kind, [layer]), batch, tmp_path / f"{len(list(tmp_path.iterdir()))}")
+            for layer in shape.having(kind)
+        }
+        assert drop.change == pytest.approx(changes[drop.layer], abs=1e-5)
+        assert drop.change <= min(changes.values()) + 1e-5
+        shape = shape.without(kind, [drop.layer])
+
+
+def test_several_kinds_are_weighed_by_the_parameters_that_they_save(
+    whole_checkpoint: Callable[[str], Path], batch: Batch, tmp_path: Path
+) -> None:
+    whole = whole_checkpoint("llama")
+    shape, change = shape_of(whole), 0.0
+    for number, drop in enumerate(drop_order(load_model(whole)[0], shape, [batch], ["attention", "mlp"], count=3)):
+        rises: dict[tuple[str, int], float] = {}
+        kinds: list[Sublayer] = ["attention", "mlp"]
+        for kind in kinds:
+            for layer in shape.having(kind):
+                cut = shape.without(kind, [layer])
+                gone = shape.parameters() - cut.parameters()
+                assert gone == parameters_saved(shape, kind)
+                place = tmp_path / f"{number}-{kind}-{layer}"
+                rises[kind, layer] = (change_of(whole, cut, batch, place) - change) / gone
+        assert rises[drop.sublayer, drop.layer] <= min(rises.values()) + 1e-8
+        shape, change = shape.without(drop.sublayer, [drop.layer]), drop.change
+
+
+def test_each_alone_is_the_first_step_of_one_by_one(
+    whole_checkpoint: Callable[[str], Path], batch: Batch, tmp_path: Path
+) -> None:
+    whole = whole_checkpoint("qwen3")
+    model, shape = load_model(whole)[0], shape_of(whole)
+    scores = change_without_each(model, shape, [batch], ["mlp", "block"])
+    expected = [change_of(whole, shape.without("mlp", [layer]), batch, tmp_path / str(layer)) for layer in range(4)]
+    assert scores["mlp"] == pytest.approx(expected, abs=1e-5)
+    (drop,) = drop_order(model, shape, [batch], ["block"], count=1)
+    assert scores["block"][drop.layer] == drop.change == min(scores["block"])
+
+
+def test_the_model_computes_afterwards_what_it_did_before(
+    whole_checkpoint: Callable[[str], Path], batch: Batch
+) -> None:
+    whole = whole_checkpoint("gemma2")
+    model = load_model(whole)[0]
+    with torch.inference_mode():
+        before = model(**batch).last_hidden_state
+        drop_order(model, shape_of(whole), [batch], ["block"], count=2)
+        assert torch.equal(model(**batch).last_hidden_state, before)
+
+
+def test_packed_matrices_choose_the_same(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
+    whole = whole_checkpoint("llama")
+    plain, packed = (load_model(whole)[0] for _ in "ab")
+    pack(packed, torch.float32)
+    one, other = (drop_order(model, shape_of(whole), [batch], ["mlp"], count=3) for model in (plain, packed))
+    assert [drop.layer for drop in one] == [drop.layer for drop in other]
+
+
+def test_a_cut_model_goes_on_with_what_is_left(
+    whole_checkpoint: Callable[[str], Path], batch: Batch, tmp_path: Path
+) -> None:
+    whole = whole_checkpoint("llama")
+    shape = shape_of(whole)
+    first, second = drop_order(load_model(whole)[0], shape, [batch], ["mlp"], count=2)
+    cut_checkpoint(whole, tmp_path / "cut", shape.without("mlp", [first.layer]))
+    (found,) = drop_order(load_model(tmp_path / "cut")[0], shape_of(tmp_path / "cut"), [batch], ["mlp"], count=1)
+    # Its change is to the cut model, the second's to the whole one: they are the same choice.
+    assert found.layer == second.layer
+    expected = change_of(
+        tmp_path / "cut", shape_of(tmp_path / "cut").without("mlp", [found.layer]), batch, tmp_path / "2"
+    )
+    assert found.change == pytest.approx(expected, abs=1e-5)
+
+
+def test_more_than_there_are_is_refused(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
+    whole = whole_checkpoint("llama")
+    with pytest.raises(EffirError, match="5 sublayers are to be dropped, but the model has 4: drop fewer"):
+        drop_order(load_model(whole)[0], shape_of(whole), [batch], ["mlp"], count=5)

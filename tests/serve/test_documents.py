@@ -1,0 +1,288 @@
+"""An index of one's own documents: built from what a user has, added to, deleted from, killed and gone on with."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from effir.cli import main
+from effir.data.beir import Document
+from effir.errors import EffirError
+from effir.index.faiss_index import SearchIndex
+from effir.model.retriever import open_retriever
+from effir.serve import documents as growing
+from effir.serve.documents import (
+    LOCK,
+    MOST_SEGMENTS,
+    Encode,
+    GrowingIndex,
+    Model,
+    add_documents,
+    create_index,
+    delete_documents,
+    read_manifest,
+)
+from tests.serve.conftest import tiny_retriever
+
+
+def encode(texts: list[str]) -> NDArray[np.float32]:
+    """Unit vectors that stand for a text's words, so that equal words are near."""
+    vectors = np.zeros((len(texts), 4096), dtype=np.float32)
+    for row, text in enumerate(texts):
+        for word in text.lower().split():
+            vectors[row, int(hashlib.sha256(word.encode()).hexdigest(), 16) % 4096] += 1
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def killed_at(call: int, calls: list[int], encode: Encode) -> Encode:
+    """Encode, noting how many texts, and die at the given call."""
+
+    def dying(texts: list[str]) -> NDArray[np.float32]:
+        calls.append(len(texts))
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return encode(texts)
+
+    return dying
+
+
+DOCUMENTS = [Document(f"d{i}", "", f"word{i} common") for i in range(30)]
+MODEL = Model("a model", "nowhere", "its fingerprint")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    create_index(tmp_path / "index", DOCUMENTS, encode, MODEL, "Flat")
+    return tmp_path / "index"
+
+
+def found(folder: Path, query: str, k: int = 3) -> list[str]:
+    return [hit.id for hit in GrowingIndex(folder).search(encode([query]), k)[0]]
+
+
+def test_a_document_is_found_with_its_text(made: Path) -> None:
+    (hit,) = GrowingIndex(made).search(encode(["word7 common"]), 1)[0]
+    assert (hit.id, hit.text, round(hit.score, 5)) == ("d7", "word7 common", 1.0)
+    assert GrowingIndex(made).count == 30
+
+
+def test_what_is_added_is_found_beside_the_rest_and_takes_the_place_of_its_id(made: Path) -> None:
+    added = [Document("d7", "", "another thing"), Document("new", "", "word7 common")]
+    assert add_documents(made, added, encode) == (2, 1)
+    index = GrowingIndex(made)
+    assert index.count == 31
+    assert found(made, "word7 common")[0] == "new"
+    assert found(made, "another thing")[0] == "d7"
+    everything = found(made, "word7 common", k=100)
+    assert sorted(everything) == sorted([*(d.id for d in DOCUMENTS), "new"])
+
+
+def test_a_merged_ranking_is_that_of_one_index(made: Path, tmp_path: Path) -> None:
+    more = [Document(f"e{i}", "", f"word{i} rare{i} common") for i in range(20)]
+    add_documents(made, more, encode)
+    create_index(tmp_path / "whole", [*DOCUMENTS, *more], encode, MODEL, "Flat")
+    for query in ("word3 common", "rare5", "common"):
+        pair = (GrowingIndex(folder).search(encode([query]), 10)[0] for folder in (made, tmp_path / "whole"))
+        one, other = ([(round(hit.score, 5), hit.id) for hit in hits] for hits in pair)
+        assert [score for score, _ in one] == [score for score, _ in other]
+        last = one[-1][0]  # of documents that tie there, either may be kept
+        assert {id_ for score, id_ in one if score > last} == {id_ for score, id_ in other if score > last}
+
+
+def test_what_is_deleted_is_never_found_and_leaves_no_gap(made: Path) -> None:
+    assert delete_documents(made, ["d7", "d8"]) == 2
+    assert not {"d7", "d8"} & set(found(made, "word7 common", k=100))
+    assert len(found(made, "common", k=28)) == 28
+    add_documents(made, [Document("d7", "", "word7 common")], encode)  # and may come back
+    assert found(made, "word7 common")[0] == "d7"
+
+
+def test_deleting_one_that_is_not_there_deletes_none(made: Path) -> None:
+    with pytest.raises(EffirError, match=r"has no document 'nope': nothing was deleted"):
+        delete_documents(made, ["d1", "nope"])
+    assert GrowingIndex(made).count == 30
+    delete_documents(made, ["d1"])
+    with pytest.raises(EffirError, match=r"has no document 'd1'"):
+        delete_documents(made, ["d1"])
+
+
+def test_a_build_that_was_killed_goes_on_and_shows_nothing_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effir.serve.documents.SHARD", 10)
+    calls = list[int]()
+    dying = killed_at(3, calls, encode)
+
+    for _ in "ab":
+        try:
+            create_index(tmp_path / "index", DOCUMENTS, dying, MODEL, "Flat")
+        except KeyboardInterrupt:
+            with pytest.raises(EffirError, match="holds no index: make one by `effir index build`"):
+                GrowingIndex(tmp_path / "index")
+    assert calls == [10, 10, 10, 10]  # two shards, the one that died, and that one again
+    assert GrowingIndex(tmp_path / "index").count == 30
+
+
+def test_a_build_that_goes_on_with_another_model_takes_nothing_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effir.serve.documents.SHARD", 10)
+    dying = killed_at(3, [], lambda texts: -encode(texts))
+
+    with pytest.raises(KeyboardInterrupt):
+        create_index(tmp_path / "index", DOCUMENTS, dying, MODEL, "Flat")
+    create_index(tmp_path / "index", DOCUMENTS, encode, replace(MODEL, fingerprint="another"), "Flat")
+    hits = GrowingIndex(tmp_path / "index").search(encode(["common"]), 30)[0]
+    assert all(hit.score > 0 for hit in hits)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16"])
+def test_many_additions_are_merged_and_nothing_is_lost(tmp_path: Path, factory: str) -> None:
+    folder = tmp_path / "index"
+    create_index(folder, DOCUMENTS, encode, MODEL, factory)
+    for i in range(3 * MOST_SEGMENTS):
+        add_documents(folder, [Document(f"d{i}", "", f"newer{i}"), Document(f"e{i}", "", f"extra{i}")], encode)
+    delete_documents(folder, ["e0", "d29"])
+    index = GrowingIndex(folder)
+    assert len(index.manifest.segments) <= MOST_SEGMENTS
+    assert len(list((folder / "segments").iterdir())) == 2 * len(index.manifest.segments)
+    everything = {hit.id: hit.text for hit in index.search(encode(["common newer1 extra1"]), 100)[0]}
+    wanted = {f"d{i}": f"newer{i}" for i in range(24)} | {f"d{i}": f"word{i} common" for i in range(24, 29)}
+    assert everything == wanted | {f"e{i}": f"extra{i}" for i in range(1, 24)}
+    assert index.count == len(everything)
+    assert found(folder, "extra7", k=1) == ["e7"]
+
+
+def test_an_index_without_documents_finds_nothing(made: Path) -> None:
+    delete_documents(made, [document.id for document in DOCUMENTS])
+    assert found(made, "common") == []
+
+
+def test_segments_that_are_merged_while_an_index_opens_are_no_damage(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(MOST_SEGMENTS - 1):
+        add_documents(made, [Document(f"e{i}", "", f"extra{i}")], encode)
+    open_as_it_is = growing.open_index
+    added = iter([[Document("last", "", "the last one")]])
+
+    def merged_before(folder: Path) -> SearchIndex:
+        for documents in added:
+            add_documents(made, documents, encode)
+        return open_as_it_is(folder)
+
+    monkeypatch.setattr(growing, "open_index", merged_before)
+    assert found(made, "the last one", k=1) == ["last"]
+    assert GrowingIndex(made).count == 30 + MOST_SEGMENTS
+
+
+def test_a_file_is_no_place_for_an_index(tmp_path: Path) -> None:
+    (tmp_path / "index").write_text("mine")
+    with pytest.raises(EffirError, match=r"index is a file: name a folder for the index"):
+        create_index(tmp_path / "index", DOCUMENTS, encode, MODEL, "Flat")
+    assert (tmp_path / "index").read_text() == "mine"
+
+
+def test_a_damaged_segment_is_one_sentence(made: Path) -> None:
+    (made / "segments/0001.texts.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(EffirError, match="its segment 0001 has other texts than vectors: build it again"):
+        GrowingIndex(made)
+    (made / "segments/0001.texts.jsonl").unlink()
+    with pytest.raises(EffirError, match="its segment 0001 cannot be read: build it again"):
+        GrowingIndex(made)
+
+
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "SQ8", "PQ16"])
+def test_a_kind_of_index_that_cannot_grow_is_refused_before_anything_is_encoded(tmp_path: Path, factory: str) -> None:
+    with pytest.raises(EffirError, match=f"'{factory}' cannot grow: use Flat, which is exact, or HNSW32"):
+        create_index(tmp_path / "index", DOCUMENTS, encode, MODEL, factory)
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_addition_that_was_killed_changes_nothing(made: Path) -> None:
+    before = read_manifest(made)
+    with pytest.raises(KeyboardInterrupt):
+        add_documents(made, [Document("d1", "", "changed")], killed_at(1, [], encode))
+    assert read_manifest(made) == before
+    assert found(made, "word1 common")[0] == "d1"
+
+
+def test_two_changes_at_once_are_refused(made: Path) -> None:
+    with FileLock(made / LOCK), pytest.raises(EffirError, match="is being changed by another process"):
+        delete_documents(made, ["d1"])
+
+
+def test_an_index_is_not_built_over_another(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(EffirError, match="holds an index already: add to it, or remove it"):
+        create_index(made, DOCUMENTS, encode, MODEL, "Flat")
+
+
+# --- the commands, with a model
+
+
+def effir(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_retriever(tmp_path_factory.mktemp("model"), query_prompt="")
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_commands_build_add_search_and_delete(retriever: Path, tmp_path: Path) -> None:
+    texts = [f"w{i} w{i + 1} w{i + 2}" for i in range(4, 40)]
+    rows = "".join(json.dumps({"id": text.split()[0], "text": text}) + "\n" for text in texts)
+    source = write(tmp_path / "docs.jsonl", rows)
+    built = effir("index", "build", source, tmp_path / "index", "--model", retriever, "--json")
+    assert json.loads(built.stdout) == {"folder": str(tmp_path / "index"), "documents": 36}
+    hits = json.loads(effir("search", "w9 w10 w11", "--index", tmp_path / "index", "-k", "3", "--json").stdout)
+    assert (hits[0]["id"], hits[0]["text"]) == ("w9", "w9 w10 w11")
+    vectors = open_retriever(retriever).encode(["w9 w10 w11", hits[1]["text"]])
+    assert hits[1]["score"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=5e-3)
+
+    more = write(tmp_path / "more.csv", "id,text\nw9,w50 w51\nx,w52 w53\n")
+    assert "2 documents added, 1 of them in the place" in effir("index", "add", more, tmp_path / "index").output
+    listed = write(tmp_path / "ids.txt", "w10\n\nx\n")
+    assert "3 deleted" in effir("index", "delete", tmp_path / "index", "w11", "--from", listed).output
+    hits = json.loads(effir("search", "w10 w11 w12", "--index", tmp_path / "index", "-k", "50", "--json").stdout)
+    assert sorted(hit["id"] for hit in hits) == sorted({text.split()[0] for text in texts} - {"w10", "w11"})
+
+
+def test_an_index_of_another_model_is_not_searched(retriever: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(retriever, tmp_path / "copy")
+    source = write(tmp_path / "docs.jsonl", '{"text": "w5"}\n')
+    effir("index", "build", source, tmp_path / "index", "--model", copy)
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}), encoding="utf-8")
+    result = effir("search", "w5", "--index", tmp_path / "index")
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "holds another model than the one that made the index: build the index again" in result.output
+    shutil.rmtree(copy)
+    assert "is not in" in effir("search", "w5", "--index", tmp_path / "index").output
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("nowhere", "nowhere holds no retriever: name a sentence-transformers folder, or models:/<name>@<alias>"),
+        ("models:/effir", "models:/effir names no registered model: write models:/<name>@<alias>"),
+    ],
+)
+def test_a_model_that_is_none_is_one_sentence(tmp_path: Path, model: str, said: str) -> None:
+    source = write(tmp_path / "docs.jsonl", '{"text": "w5"}\n')
+    result = effir("index", "build", source, tmp_path / "index", "--model", model)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert said in result.output
+    assert not (tmp_path / "index").exists()

@@ -1,0 +1,220 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from effir.data.beir import Document, write_collection
+from effir.files import read_json, write_json
+from effir.process import SHELLS
+from stages.program import locked_hashes, record_of, stages_of
+
+CHECKOUT = Path(__file__).parents[1]
+
+# What DVC does: a program that starts a stage through a shell. The shell must not replace itself by the stage.
+PARENT = "import subprocess, sys; subprocess.run(['sh', '-c', sys.argv[1] + '; true'])"
+CHILD = """
+import sys, time
+from pathlib import Path
+from effir.process import die_with_parent
+die_with_parent(poll=0.1)
+import os
+Path(sys.argv[1]).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), **variables}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the project's programs and settings, in which no stage has run."""
+    for name in ("effir", "stages"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CHECKOUT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def run_stage(project: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{name}", *arguments],
+        cwd=project,
+        env={**os.environ, "DVC_ROOT": str(project), "MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def wait_for(path: Path, seconds: float) -> str:
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def test_a_stage_dies_with_the_program_that_started_its_shell(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(CHILD)
+    command = f"'{sys.executable}' '{tmp_path / 'child.py'}' '{tmp_path / 'pid'}'"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, command], env=environment())
+    try:
+        child = psutil.Process(int(wait_for(tmp_path / "pid", 60)))
+        above = child.parents()
+        assert above[0].name() in SHELLS  # the shell is there, and outlives the parent
+        assert above[1].pid == parent.pid
+        time.sleep(0.5)
+        assert child.is_running()  # a living parent is no reason to leave
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        psutil.wait_procs([child], timeout=3)
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def test_what_a_program_started_ends_with_it_when_its_own_parent_is_gone(tmp_path: Path) -> None:
+    below = "[sys.executable, '-c', 'import time; time.sleep(60)']"
+    busy = f"import subprocess, sys\nbelow = subprocess.Popen({below})\n"
+    (tmp_path / "child.py").write_text(busy + CHILD.replace("os.getpid()", "below.pid"))
+    command = f"'{sys.executable}' '{tmp_path / 'child.py'}' '{tmp_path / 'pid'}'"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, command], env=environment())
+    try:
+        below = psutil.Process(int(wait_for(tmp_path / "pid", 60)))
+        parent.send_signal(signal.SIGKILL)
+        psutil.wait_procs([below], timeout=3)
+        assert not below.is_running() or below.status() == psutil.STATUS_ZOMBIE
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+@pytest.mark.skipif(psutil.Process(1).name().startswith("python"), reason="the first process may be DVC here")
+@pytest.mark.parametrize("variables", [{"DVC_STAGE": "tune"}, {}])
+def test_a_stage_whose_dvc_was_killed_while_it_imported_ends_at_once(tmp_path: Path, variables: dict[str, str]) -> None:
+    late = "import os, time\nwhile os.getppid() == int(__import__('sys').argv[2]): time.sleep(0.05)\n" + CHILD
+    (tmp_path / "child.py").write_text(late)
+    # The shell ends with its child in the background: the first process of the system takes it.
+    command = f"'{sys.executable}' '{tmp_path / 'child.py'}' '{tmp_path / 'pid'}' $$ & echo $!"
+    shell = subprocess.Popen(
+        ["sh", "-c", command],
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert shell.stdout is not None
+    child = psutil.Process(int(shell.stdout.readline()))
+    shell.wait()
+    try:
+        if variables:
+            psutil.wait_procs([child], timeout=20)
+            assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+            assert not (tmp_path / "pid").exists()
+        else:  # not DVC's: a person may start a stage and leave it behind
+            assert wait_for(tmp_path / "pid", 60) == str(child.pid)
+    finally:
+        if child.is_running():
+            child.kill()
+
+
+@pytest.mark.parametrize("body", ['running("probe")', "checked()"])
+def test_the_collector_rests_while_a_stage_begins_and_works_with_it(project: Path, body: str) -> None:
+    (project / "stages/probe.py").write_text(
+        f"import gc\nbegun = gc.isenabled()\nfrom stages.program import checked, running\n"
+        f"with {body}:\n    print(begun, gc.isenabled(), gc.get_freeze_count() > 0)\n"
+    )
+    done = run_stage(project, "probe")
+    assert done.stdout.split() == ["False", "True", "True"], done.stderr
+
+
+def test_a_program_that_imports_the_stages_keeps_its_collector(project: Path) -> None:
+    code = "import gc, stages.program; print(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
+def test_a_missing_input_is_one_line_on_stderr_and_status_2(project: Path) -> None:
+    done = run_stage(project, "prune_depth")
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    assert errors == ["Error: reports/drop_order.json is missing: run `dvc repro analyze`"]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (project / "models").exists()
+
+
+def test_a_cut_that_leaves_no_sublayer_is_one_line(project: Path, tiny_checkpoint: Callable[[bool], Path]) -> None:
+    shutil.copytree(tiny_checkpoint(False), project / "models/tuned")  # of three layers
+    order = [{"sublayer": "block", "layer": layer, "change": 0.1} for layer in range(3)]
+    write_json(project / "reports/drop_order.json", order)
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["prune"]["depth"] = 3
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    done = run_stage(project, "prune_depth")
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    assert errors[-1] == "Error: prune.depth is 3, which leaves neither an attention nor an MLP: choose less"
+    assert not (project / "models/depth").exists()
+
+
+def test_bm25_keeps_its_depth_where_a_document_has_the_query_s_own_id(project: Path) -> None:
+    documents = [Document(f"d{i}", "", "things") for i in range(101)]  # alike: they are found in their order
+    judged = {"test": {"d0": {"d100": 1}}}
+    write_collection(project / "data/eval/tiny", documents, {"d0": "things"}, judged)
+    done = run_stage(project, "bm25", "tiny")
+    assert done.returncode == 0, done.stderr
+    # BEIR leaves d0 out: d100 is the hundredth of the others, evaluate.depth.
+    assert read_json(project / "baselines/tiny.json", made_by="bm25")["figures"]["recall_at_100"] == 1
+
+
+def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(project: Path) -> None:
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["prune"]["width"] = 1.6
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    done = run_stage(project, "report")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "Error: prune.width: input should be less than or equal to 1, got 1.6; "
+        "it is the share of the remaining MLP channels that is kept"
+    ]
+
+
+def test_records_and_stages_are_named_as_in_dvc_yaml() -> None:
+    stages = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"]
+    # Sections of dvc.yaml repeated over the sets become `<stage>@<set>`; every stage whose outs hold a record counts.
+    recorded = [name for name, stage in stages.items() if any("runs/" in str(out) for out in _outs(stage))]
+    ours = stages_of(["one"])
+    assert {name.removesuffix("@one") for name in ours} == set(recorded)
+    assert {name for name in recorded if "foreach" in stages[name]} == {n[:-4] for n in ours if n.endswith("@one")}
+    assert stages_of(["one", "two"])[-1] == "evaluate@two"
+    assert record_of("index@one") == Path("runs/index@one.json")
+
+
+def _outs(stage: dict[str, object]) -> list[object]:
+    body = stage.get("do", stage)
+    assert isinstance(body, dict)
+    return list(body.get("outs", []))
+
+
+def test_locked_hashes_are_of_all_outs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lock = {
+        "schema": "2.0",
+        "stages": {
+            "a": {"cmd": "x", "outs": [{"path": "m", "md5": "1.dir"}, {"path": "runs/a.json", "md5": "2"}]},
+            "register": {"cmd": "y"},
+        },
+    }
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    assert locked_hashes() == {"m": "1.dir", "runs/a.json": "2"}
