@@ -19,7 +19,7 @@ from effir.model.checkpoint import token_batches
 from effir.model.retriever import build_retriever
 from effir.model.shape import Sublayer, shape_of
 from effir.params import load_params
-from stages.paths import CALIBRATION, TUNED
+from stages.paths import CALIBRATION, FULL
 from stages.settings import retriever_settings
 
 KINDS: tuple[Sublayer, ...] = ("mlp", "block")
@@ -88,18 +88,18 @@ def final_states(model: Any, batches: Batches) -> tuple[Tensor, Tensor]:
 @click.command()
 @click.option("--depth", "depths", multiple=True, type=int, default=(2, 5, 10), show_default=True)
 def main(depths: Sequence[int]) -> None:
-    """Drop MLPs and blocks out of models/tuned by cosine: nothing in their place, or their mean output."""
+    """Drop MLPs and blocks out of models/full by cosine: nothing in their place, or their mean output."""
     params = load_params()
-    retriever = build_retriever(require(TUNED, made_by="tune"), **retriever_settings(params))
+    retriever = build_retriever(require(FULL), **retriever_settings(params))
     model: Any = retriever[0].model.eval()
-    texts = load_calibration(require(CALIBRATION, made_by="download"), 2 * params.analyze.texts)
+    texts = load_calibration(require(CALIBRATION), 2 * params.analyze.texts)
     batched = partial(token_batches, retriever.tokenizer, max_tokens=params.analyze.max_tokens, batch_size=BATCH)
     seen, held_out = (list(batched(part)) for part in (texts[: params.analyze.texts], texts[params.analyze.texts :]))
     rows = []
     with torch.inference_mode():
         importance, whole = measure_importance(model, seen), final_states(model, held_out)
         for kind in KINDS:
-            order = [drop.layer for drop in order_by_score(importance.scores(), shape_of(TUNED), [kind])]
+            order = [drop.layer for drop in order_by_score(importance.scores(), shape_of(FULL), [kind])]
             means = mean_outputs(model, seen, kind)
             for depth in depths:
                 for name, constants in {"nothing": [torch.zeros_like(one) for one in means], "its mean": means}.items():
@@ -120,7 +120,7 @@ def main(depths: Sequence[int]) -> None:
         "of the last token": lambda row: f"{row['last']:.3f}",
     }
     note = (
-        f"models/tuned, nothing healed, float32. Means over {params.analyze.texts} calibration texts, changes over as "
+        f"models/full, nothing healed, float32. Means over {params.analyze.texts} calibration texts, changes over as "
         "many others. The last token's state becomes the vector."
     )
     save("bias", "A dropped sublayer's mean", rows, columns=columns, notes=[note], settings={"depths": list(depths)})

@@ -173,7 +173,7 @@ def main(half: Path | None, folder: Path, count: int, asked: int, rounds: int, q
 
 def lost(copy: Path, folder: Path, budget: int, quality: bool) -> dict[str, float]:
     """Return nDCG@10 in float32 and int8: on the dev set, as the guard saw it, and on the set itself."""
-    found = {f"dev_{key}": value for key, value in read_json(copy / "openvino/int8/export.json", "export").items()}
+    found = {f"dev_{key}": value for key, value in read_json(copy / "openvino/int8/export.json").items()}
     if quality:
         collection = open_collection(folder)
         split = collection.evaluation_split()

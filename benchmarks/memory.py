@@ -11,13 +11,13 @@ import torch
 from benchmarks.processes import apart, forget_peak, peak_memory
 from benchmarks.table import save
 from benchmarks.training import batches, opened
-from effir.cpu.lora_kernel import frozen_products
+from effir.cpu.lora_kernel import lora_products
 from effir.cpu.precision import arithmetic, uses_bfloat16
 from effir.params import load_params
 from effir.training.losses import ranking_loss
 from effir.training.trainer import add_adapters
 from stages.paths import WIDTH
-from stages.settings import adapters_of, healing_schedule
+from stages.schedules import adapters_of, finetune_schedule
 
 WAYS = ((16, 0), (32, 0), (16, 8), (128, 16), (128, 32))
 """Queries a step, and texts of which activations are held; 0 holds all."""
@@ -27,14 +27,14 @@ STEPS = 2
 def step(batch_size: int, mini_batch: int) -> dict[str, Any]:
     """Take steps with the pipeline's model and settings but the batch; the peak is of this process alone."""
     params = load_params()
-    schedule = healing_schedule(params)
+    schedule = finetune_schedule(params)
     model = opened(WIDTH, params)
-    columns = batches(model, batch_size, params.finetune.negatives, schedule.max_tokens)[:STEPS]
+    columns = batches(model, batch_size, params.training.negatives, schedule.max_tokens)[:STEPS]
     add_adapters(model, adapters_of(params, params.finetune.lora_rank), schedule.seed)
-    loss = ranking_loss(model, params.finetune.temperature, mini_batch=mini_batch)
+    loss = ranking_loss(model, params.training.temperature, mini_batch=mini_batch)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser, seconds = torch.optim.AdamW(trained, lr=1e-6), []
-    with frozen_products(model, arithmetic(schedule.precision)):
+    with lora_products(model, arithmetic(schedule.precision)):
         forget_peak()
         held = peak_memory()
         for batch in columns:
@@ -50,7 +50,7 @@ def step(batch_size: int, mini_batch: int) -> dict[str, Any]:
         "model_bytes": held,
         "peak_bytes": peak_memory(),
         "seconds": statistics.median(seconds),
-        "texts": batch_size * (2 + params.finetune.negatives),
+        "texts": batch_size * (2 + params.training.negatives),
     }
 
 
@@ -78,7 +78,7 @@ def main() -> None:
         columns=COLUMNS,
         notes=[
             f"The default pipeline's cut model and settings, {STEPS} steps; what is held is "
-            "`finetune.mini_batch`. "
+            "`training.mini_batch`. "
             "Peaks are resident memory of the whole process, libraries included."
         ],
         settings={"ways": WAYS, "steps": STEPS},

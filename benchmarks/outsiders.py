@@ -15,7 +15,8 @@ from benchmarks.encode import MINILM
 from benchmarks.table import ratio, save, times
 from effir.data.beir import Collection, open_collection
 from effir.data.sources import fetch
-from effir.evaluation.metrics import bootstrap_bounds, evaluate_run, summary
+from effir.evaluation.metrics import evaluate_run, summary
+from effir.evaluation.significance import bootstrap_bounds
 from effir.evaluation.speed import alternate
 from effir.files import state_dir
 from effir.model.retriever import build_retriever, encode_documents

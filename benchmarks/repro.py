@@ -43,7 +43,7 @@ def reproduced(revision: str, folder: Path) -> dict[str, Any]:
     return {
         "revision": revision,
         "seconds": seconds,
-        "ndcg_at_10": read_json(clone / QUALITY, "evaluate")["ndcg_at_10"],
+        "ndcg_at_10": read_json(clone / QUALITY)["ndcg_at_10"],
     }
 
 
@@ -77,7 +77,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def main(revisions: tuple[str, ...]) -> None:
     """Reproduce REVISIONS one after the other; results of others that were kept before stay in the table."""
     kept = RESULTS / "repro.json"
-    rows = {row["revision"]: row for row in read_json(kept, "repro")["runs"]} if kept.exists() else {}
+    rows = {row["revision"]: row for row in read_json(kept)["runs"]} if kept.exists() else {}
     for revision in revisions:
         with tempfile.TemporaryDirectory() as folder:
             rows[revision] = reproduced(revision, Path(folder))
@@ -106,7 +106,7 @@ def write(runs: Sequence[Mapping[str, Any]]) -> None:
         ],
         settings={"revisions": [run["revision"] for run in runs]},
     )
-    write_json(RESULTS / "repro.json", {**read_json(RESULTS / "repro.json", "repro"), "runs": runs})
+    write_json(RESULTS / "repro.json", {**read_json(RESULTS / "repro.json"), "runs": runs})
 
 
 if __name__ == "__main__":

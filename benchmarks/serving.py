@@ -100,7 +100,7 @@ def measure(address: str, queries: Sequence[str], count: int, seconds: float, th
 )
 def main(clients: int, seconds: float, thinks: Sequence[float], precisions: Sequence[str], retriever: Path) -> None:
     """Serve the apidocs set by a retriever, and ask its test queries."""
-    collection = require(EVAL / "apidocs", made_by="download_eval@apidocs")
+    collection = require(EVAL / "apidocs")
     found = open_collection(collection)
     queries = list(found.queries(found.evaluation_split()).values())
     retriever = retriever.resolve()

@@ -16,7 +16,7 @@ from benchmarks.roofline import limits, products
 from benchmarks.table import ratio, save, times
 from effir.compress.channel_scores import SlimmingLoss, gating
 from effir.cpu import length_bucketing as buckets
-from effir.cpu.lora_kernel import frozen_products
+from effir.cpu.lora_kernel import lora_products
 from effir.cpu.precision import arithmetic, uses_bfloat16
 from effir.cpu.prepacked_linear import pack
 from effir.data.examples import load_examples
@@ -25,10 +25,11 @@ from effir.model.retriever import build_retriever
 from effir.model.shape import shape_of
 from effir.params import Params, load_params
 from effir.training.losses import ranking_loss
-from effir.training.recovery import RestorationLoss
+from effir.training.recovery import HiddenStateLoss
 from effir.training.trainer import add_adapters
-from stages.paths import BASE, DEPTH, RESTORED, TRAIN, TUNED, WIDTH
-from stages.settings import adapters_of, gate_schedule, healing_schedule, restoring_schedule, retriever_settings
+from stages.paths import BASE, DEPTH, DISTILLED, FULL, TRAIN, WIDTH
+from stages.schedules import adapters_of, distill_schedule, finetune_schedule, gate_schedule
+from stages.settings import retriever_settings
 
 BATCHES = 3
 OURS = "effir"
@@ -111,11 +112,11 @@ def opened(folder: Any, params: Params) -> SentenceTransformer:
 
 
 class Frozen(AbstractContextManager[object]):
-    """:func:`frozen_products`, entered anew each time with what was packed once, so that packing is not timed."""
+    """:func:`lora_products`, entered anew each time with what was packed once, so that packing is not timed."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         with ExitStack() as stack:
-            stack.enter_context(frozen_products(model, dtype))
+            stack.enter_context(lora_products(model, dtype))
             self.forwards = {each: vars(each)["forward"] for each in model.modules() if "forward" in vars(each)}
 
     def __enter__(self) -> None:
@@ -129,20 +130,20 @@ class Frozen(AbstractContextManager[object]):
 
 def gates(params: Params) -> Iterator[Step]:
     """Train gates: with all gradients on, as PyTorch does where only gates want one, and as effir does."""
-    schedule, bfloat16 = gate_schedule(params), uses_bfloat16(params.finetune.precision)
-    flops = shape_of(RESTORED).flops_per_token(schedule.max_tokens)
+    schedule, bfloat16 = gate_schedule(params), uses_bfloat16(params.training.precision)
+    flops = shape_of(DISTILLED).flops_per_token(schedule.max_tokens)
     for way, weights, packed in (
         ("all gradients on", True, False),
         ("gates' gradients alone", False, False),
         (OURS, False, True),
     ):
-        model = opened(RESTORED, params)
+        model = opened(DISTILLED, params)
         columns = batches(model, schedule.batch_size, 0, schedule.max_tokens)
         context = gating(model[0].model)
         found = context.__enter__()
         if weights:
             model.requires_grad_(True)
-        loss = SlimmingLoss(ranking_loss(model, params.finetune.temperature), list(found.values()), 1e-8, 5.0)
+        loss = SlimmingLoss(ranking_loss(model, params.training.temperature), list(found.values()), 1e-8, 5.0)
         held = Frozen(model, arithmetic(schedule.precision)) if packed else nullcontext()
         yield Step(
             "gates",
@@ -156,32 +157,32 @@ def gates(params: Params) -> Iterator[Step]:
 
 def healing(params: Params, compiled: bool) -> Iterator[Step]:
     """Heal with LoRA: as peft does, and as effir does."""
-    schedule, bfloat16 = healing_schedule(params), uses_bfloat16(params.finetune.precision)
+    schedule, bfloat16 = finetune_schedule(params), uses_bfloat16(params.training.precision)
     flops = 2 * shape_of(WIDTH).flops_per_token(schedule.max_tokens)
     for way in ("as peft does", *(["torch.compile"] if compiled else []), OURS):
         model = opened(WIDTH, params)
-        columns = batches(model, schedule.batch_size, params.finetune.negatives, schedule.max_tokens)
+        columns = batches(model, schedule.batch_size, params.training.negatives, schedule.max_tokens)
         add_adapters(model, adapters_of(params, params.finetune.lora_rank), schedule.seed)
         if way == "torch.compile":
             model[0].model.compile(dynamic=True)
         held = Frozen(model, arithmetic(schedule.precision)) if way == OURS else nullcontext()
-        loss = ranking_loss(model, params.finetune.temperature)
+        loss = ranking_loss(model, params.training.temperature)
         yield Step("healing", way, stepping(model, loss, columns, bfloat16, held), flops, columns)
 
 
 def restoring(params: Params) -> Iterator[Step]:
     """Restore towards the tuned model: as peft does, and as effir does, whose teacher is packed too."""
-    schedule, bfloat16 = restoring_schedule(params), uses_bfloat16(params.finetune.precision)
-    own, teacher_flops = (shape_of(folder).flops_per_token(schedule.max_tokens) for folder in (DEPTH, TUNED))
+    schedule, bfloat16 = distill_schedule(params), uses_bfloat16(params.training.precision)
+    own, teacher_flops = (shape_of(folder).flops_per_token(schedule.max_tokens) for folder in (DEPTH, FULL))
     for way in ("as peft does", OURS):
-        model, teacher = opened(DEPTH, params), opened(TUNED, params)
+        model, teacher = opened(DEPTH, params), opened(FULL, params)
         columns = batches(model, schedule.batch_size, 0, schedule.max_tokens)
-        add_adapters(model, adapters_of(params, params.restore.lora_rank), schedule.seed)
+        add_adapters(model, adapters_of(params, params.distill.lora_rank), schedule.seed)
         held: AbstractContextManager[object] = nullcontext()
         if way == OURS:
             pack(teacher[0].model, arithmetic(schedule.precision))
             held = Frozen(model, arithmetic(schedule.precision))
-        loss = RestorationLoss(model, teacher, schedule.precision)
+        loss = HiddenStateLoss(model, teacher, schedule.precision)
         take = stepping(model, loss, columns, bfloat16, held)
         yield Step("restoring", way, take, 2 * own + teacher_flops, columns)
 
@@ -220,7 +221,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 def main(rounds: int, compiled: bool) -> None:
     """Take training steps of the pipeline's models and settings, each way in turn."""
     params = load_params()
-    kind = "bfloat16" if uses_bfloat16(params.finetune.precision) else "float32"
+    kind = "bfloat16" if uses_bfloat16(params.training.precision) else "float32"
     limit = limits(products(BASE))[kind]
     rows: list[dict[str, Any]] = []
     for make in (gates, restoring, lambda settings: healing(settings, compiled)):

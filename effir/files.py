@@ -5,14 +5,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from effir.errors import EffirError
+from effir.errors import EffirError, MissingError
 
 
 @contextmanager
@@ -48,13 +48,13 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, made_by: str) -> Any:
-    """Read JSON that stage ``made_by`` writes; EffirError names the file, and how to have it again."""
-    text = require(path, made_by).read_bytes()
+def read_json(path: Path) -> Any:
+    """Read a JSON file; EffirError names the file where it is missing or not JSON."""
+    text = require(path).read_bytes()
     try:
         return json.loads(text)
     except ValueError as error:  # also of bytes that are no UTF-8
-        raise EffirError(f"{path} is not JSON ({error}): mend it, or make it again") from None
+        raise EffirError(f"{path} is not JSON ({error}): correct it, or make it again") from None
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -66,18 +66,18 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
-                        raise EffirError(f"{path}, line {number}, is not a JSON object: mend or remove it")
+                        raise EffirError(f"{path}, line {number}, is not a JSON object: correct or remove it")
                     yield row
         except json.JSONDecodeError as error:
-            raise EffirError(f"{path}, line {number}, is not JSON ({error.msg}): mend or remove it") from None
+            raise EffirError(f"{path}, line {number}, is not JSON ({error.msg}): correct or remove it") from None
         except UnicodeDecodeError as error:
             raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
 
 
-def require(path: Path, made_by: str) -> Path:
-    """Return ``path`` where it exists; otherwise say which stage makes it."""
+def require(path: Path) -> Path:
+    """Return ``path`` where it exists; otherwise raise MissingError."""
     if not path.exists():
-        raise EffirError(f"{path} is missing: run `dvc repro {made_by}`")
+        raise MissingError(path)
     return path
 
 
@@ -102,6 +102,20 @@ def state_dir(kind: str) -> Path:
     folder = project_root() / ".effir" / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def checkpoints_for(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Path:
+    """Name a folder for resumable checkpoints by the hash of all that decides what the stage trains."""
+    identity = json.dumps([settings, [sha256_of(path) for path in inputs]], sort_keys=True)
+    return state_dir("checkpoints") / f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+@contextmanager
+def resumable(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Iterator[Path]:
+    """Give the folder of :func:`checkpoints_for` to a block that trains and saves; then it goes."""
+    place = checkpoints_for(stage, settings, inputs)
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _remove_orphans(path: Path) -> None:

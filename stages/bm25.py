@@ -4,7 +4,8 @@ import click
 
 from effir.data.beir import open_collection
 from effir.data.bm25 import bm25_search
-from effir.evaluation.metrics import bootstrap_bounds, evaluate_run, summary
+from effir.evaluation.metrics import evaluate_run, summary
+from effir.evaluation.significance import bootstrap_bounds
 from effir.files import require, write_json
 from stages.paths import BASELINES, EVAL
 from stages.program import running
@@ -16,7 +17,7 @@ def main(name: str) -> None:
     """Search the evaluation set NAME by BM25 and score it."""
     with running(f"bm25@{name}") as stage:
         evaluate = stage.params.evaluate
-        collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
+        collection = open_collection(require(EVAL / name))
         split = collection.evaluation_split()
         # One result more than asked: BEIR leaves out a document that has the query's own id.
         run = bm25_search(collection.documents(), collection.queries(split), evaluate.depth + 1)

@@ -1,44 +1,44 @@
-"""Restore what dropping took: teach the cut model the hidden states of the whole one."""
+"""Distil the hidden states of the uncompressed model into the one that lost sublayers."""
 
 from dataclasses import asdict
 
 import click
 
 from effir.data.examples import load_examples
-from effir.files import require, write_json
+from effir.files import require, resumable, write_json
 from effir.model.checkpoint import save_model
 from effir.model.retriever import build_retriever
 from effir.model.shape import shape_of
-from effir.training.checkpoints import resumable
-from effir.training.recovery import restore
-from stages.paths import DEPTH, RESTORATION, RESTORED, TRAIN, TUNED
+from effir.training.recovery import distill
+from stages.paths import DEPTH, DISTILL_LOSS, DISTILLED, FULL, TRAIN
 from stages.program import running
-from stages.settings import adapters_of, restoring_schedule, retriever_settings
+from stages.schedules import adapters_of, distill_schedule
+from stages.settings import text_settings
 
 
 @click.command()
 def main() -> None:
-    """Train adapters towards the whole model's final hidden states; nothing to do where nothing was dropped."""
-    with running("restore") as stage:
+    """Train adapters towards the uncompressed model's final hidden states; nothing to do where nothing was dropped."""
+    with running("distill") as stage:
         params = stage.params
-        settings, schedule = retriever_settings(params), restoring_schedule(params)
-        adapters = adapters_of(params, params.restore.lora_rank)
-        model = build_retriever(require(DEPTH, made_by="prune_depth"), **settings)
+        settings, schedule = text_settings(params), distill_schedule(params)
+        adapters = adapters_of(params, params.distill.lora_rank)
+        model = build_retriever(require(DEPTH), **settings)
         identity = {**settings, **asdict(schedule), **asdict(adapters)}
         curve: list[dict[str, float]] = []
-        with resumable("restore", identity, [TUNED, DEPTH, TRAIN]) as checkpoints:
-            if schedule.steps and shape_of(DEPTH) != shape_of(TUNED):
-                curve = restore(
+        with resumable("distill", identity, [FULL, DEPTH, TRAIN]) as checkpoints:
+            if schedule.steps and shape_of(DEPTH) != shape_of(FULL):
+                curve = distill(
                     model,
-                    build_retriever(require(TUNED, made_by="tune"), **settings),
-                    load_examples(require(TRAIN, made_by="download"), "train", negatives=0),
+                    build_retriever(require(FULL), **settings),
+                    load_examples(require(TRAIN), "train", negatives=0),
                     adapters=adapters,
                     schedule=schedule,
                     checkpoints=checkpoints,
                     log=stage.log,
                 )
-            save_model(model[0].model, DEPTH, RESTORED)
-            write_json(RESTORATION, curve)
+            save_model(model[0].model, DEPTH, DISTILLED)
+            write_json(DISTILL_LOSS, curve)
 
 
 if __name__ == "__main__":

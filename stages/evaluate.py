@@ -4,7 +4,8 @@ import click
 
 from effir.data.beir import open_collection
 from effir.encoding.backends import open_encoder
-from effir.evaluation.metrics import bootstrap_bounds, evaluate_run, summary
+from effir.evaluation.metrics import evaluate_run, summary
+from effir.evaluation.significance import bootstrap_bounds
 from effir.files import read_json, require, write_json
 from effir.index.faiss_index import open_index
 from stages.paths import BASELINES, EVAL, INDEXES, METRICS, REPORTS, RETRIEVER
@@ -17,12 +18,12 @@ def main(name: str) -> None:
     """Search the evaluation set NAME and score nDCG, recall, MRR and MAP, each query and their means."""
     with running(f"evaluate@{name}") as stage:
         evaluate, retriever = stage.params.evaluate, stage.params.retriever
-        collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
-        index = open_index(require(INDEXES / name, made_by=f"index@{name}"))
-        bm25 = read_json(BASELINES / f"{name}.json", made_by=f"bm25@{name}")
+        collection = open_collection(require(EVAL / name))
+        index = open_index(require(INDEXES / name))
+        bm25 = read_json(BASELINES / f"{name}.json")
         split = collection.evaluation_split()
         queries = collection.queries(split)
-        folder, budget = require(RETRIEVER, made_by="export"), stage.params.index.batch_tokens
+        folder, budget = require(RETRIEVER), stage.params.index.batch_tokens
         encoder = open_encoder(folder, retriever.backend, retriever.precision, budget)
         # One result more than asked: BEIR leaves out a document that has the query's own id.
         results = index.search(encoder.queries(list(queries.values())), evaluate.depth + 1)

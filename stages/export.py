@@ -1,4 +1,4 @@
-"""Make the retriever that is served: the healed one, and what its backend needs beside it."""
+"""Make the retriever that is served: the fine-tuned one, and what its backend needs beside it."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import click
 from effir.data.beir import open_collection
 from effir.data.calibration import load_calibration
 from effir.files import require, writing
-from stages.paths import CALIBRATION, DEV, HEALED, RETRIEVER
+from stages.paths import CALIBRATION, DEV, FINETUNED, RETRIEVER
 from stages.program import running
 
 TEXTS = 64
@@ -16,16 +16,16 @@ TEXTS = 64
 
 @click.command()
 def main() -> None:
-    """Copy the healed retriever; for the openvino backend, add its graph, if that keeps the quality on data.dev."""
+    """Copy the fine-tuned retriever; for the openvino backend, add its graph, if that keeps the quality on data.dev."""
     with running("export") as stage:
         retriever, budget = stage.params.retriever, stage.params.index.batch_tokens
         with writing(RETRIEVER) as draft:
-            shutil.copytree(require(HEALED, made_by="finetune"), draft)
+            shutil.copytree(require(FINETUNED), draft)
             if retriever.backend == "openvino":
                 from effir.export.openvino_graph import export_graph
 
-                texts = load_calibration(require(CALIBRATION, made_by="download"), TEXTS)
-                dev = open_collection(require(DEV, made_by="download"))
+                texts = load_calibration(require(CALIBRATION), TEXTS)
+                dev = open_collection(require(DEV))
                 exported = export_graph(draft, retriever.precision, texts, dev, retriever.max_drop, budget)
                 stage.run.log_metrics(
                     {"export/dev_ndcg_at_10": exported.after, "export/dev_ndcg_at_10_float32": exported.before}

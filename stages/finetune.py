@@ -1,27 +1,26 @@
-"""Heal the cut model as a retriever."""
+"""Fine-tune the cut model as a retriever."""
 
 import click
 
 from effir.files import require, write_json
-from stages.paths import HEALED, LOSS, WIDTH
+from stages.paths import FINETUNED, LOSS, WIDTH
 from stages.program import running
-from stages.retriever_training import heal_retriever, outside_opinion, own_opinion
-from stages.settings import healing_schedule
+from stages.retriever_training import outside_teacher, self_teacher, train_retriever
+from stages.schedules import finetune_schedule
 
 
 @click.command()
 def main() -> None:
-    """Heal the cut model with LoRA on the training pairs and fold the adapters in."""
+    """Fine-tune the cut model with LoRA on the training pairs and merge the adapters."""
     with running("finetune") as stage:
-        params, width = stage.params, require(WIDTH, made_by="prune_width")
-        opinion = own_opinion(params) if params.taught_by_own else outside_opinion(params)
-        curve = heal_retriever(
+        params = stage.params
+        curve = train_retriever(
             params,
-            width,
-            HEALED,
+            require(WIDTH),
+            FINETUNED,
             rank=params.finetune.lora_rank,
-            schedule=healing_schedule(params),
-            opinion=opinion,
+            schedule=finetune_schedule(params),
+            teacher=self_teacher(params) if params.self_distilled else outside_teacher(params),
             log=stage.log,
         )
         write_json(LOSS, curve)

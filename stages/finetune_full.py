@@ -1,35 +1,33 @@
-"""Make a retriever of the whole model before it is cut."""
-
-import shutil
+"""Make a retriever of the uncompressed model."""
 
 import click
 
-from effir.files import require, write_json, writing
-from stages.paths import BASE, TUNED, TUNING
+from effir.files import require, write_json
+from effir.model.retriever import copy_with_eos
+from stages.paths import BASE, FULL, FULL_LOSS
 from stages.program import running
-from stages.retriever_training import heal_retriever, outside_opinion
-from stages.settings import tuning_schedule
+from stages.retriever_training import outside_teacher, train_retriever
+from stages.schedules import finetune_full_schedule
 
 
 @click.command()
 def main() -> None:
-    """Heal the base model for tune.steps with LoRA; with 0 steps it stays what it is."""
-    with running("tune") as stage:
-        params, base, curve = stage.params, require(BASE, made_by="download"), list[dict[str, float]]()
-        if params.tune.steps:
-            curve = heal_retriever(
+    """Fine-tune the base model for finetune_full.steps with LoRA; with 0 steps its weights stay what they are."""
+    with running("finetune_full") as stage:
+        params, base, curve = stage.params, require(BASE), list[dict[str, float]]()
+        if params.finetune_full.steps:
+            curve = train_retriever(
                 params,
                 base,
-                TUNED,
-                rank=params.tune.lora_rank,
-                schedule=tuning_schedule(params),
-                opinion=outside_opinion(params),
+                FULL,
+                rank=params.finetune_full.lora_rank,
+                schedule=finetune_full_schedule(params),
+                teacher=outside_teacher(params),
                 log=stage.log,
             )
         else:
-            with writing(TUNED) as draft:
-                shutil.copytree(base, draft)
-        write_json(TUNING, curve)
+            copy_with_eos(base, FULL, eos=params.retriever.pooling != "base")
+        write_json(FULL_LOSS, curve)
 
 
 if __name__ == "__main__":

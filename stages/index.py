@@ -4,9 +4,8 @@ import click
 
 from effir.data.beir import open_collection
 from effir.encoding.backends import open_encoder
-from effir.files import require
+from effir.files import checkpoints_for, require
 from effir.index.faiss_index import build_index
-from effir.training.checkpoints import checkpoints_for
 from stages.paths import EVAL, INDEXES, RETRIEVER
 from stages.program import running
 
@@ -17,8 +16,8 @@ def main(name: str) -> None:
     """Encode the corpus of the evaluation set NAME with the retriever and index it."""
     with running(f"index@{name}") as stage:
         index, retriever = stage.params.index, stage.params.retriever
-        collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
-        folder = require(RETRIEVER, made_by="export")
+        collection = open_collection(require(EVAL / name))
+        folder = require(RETRIEVER)
         encoder = open_encoder(folder, retriever.backend, retriever.precision, index.batch_tokens)
         identity = {"shard_size": index.shard_size, "backend": retriever.backend, "precision": retriever.precision}
         report = build_index(

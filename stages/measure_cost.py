@@ -25,11 +25,11 @@ def main() -> None:
     with running("measure_cost") as stage:
         params, cost, budget = stage.params, stage.params.cost, stage.params.index.batch_tokens
         name, served = params.data.eval[0], (params.retriever.backend, params.retriever.precision)
-        collection = open_collection(require(EVAL / name, made_by=f"download_eval@{name}"))
+        collection = open_collection(require(EVAL / name))
         documents = [document.content for document in islice(collection.documents(), cost.documents)]
         queries = list(collection.queries(collection.evaluation_split()).values())[: cost.queries]
-        folder = require(RETRIEVER, made_by="export")
-        usual, base = (build_retriever(require(BASE, made_by="download"), **retriever_settings(params)) for _ in "ab")
+        folder = require(RETRIEVER)
+        usual, base = (build_retriever(require(BASE), **retriever_settings(params)) for _ in "ab")
         encoders = {
             "base": torch_encoder(base[0].model, TextReader.of(base), "float32", budget),
             "cut": open_encoder(folder, "torch", "float32", budget),

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 BASE = Path("models/base")
-TUNED = Path("models/tuned")
+FULL = Path("models/full")
 DEPTH = Path("models/depth")
-RESTORED = Path("models/restored")
+DISTILLED = Path("models/distilled")
+CHANNELS = Path("models/channels.safetensors")
 WIDTH = Path("models/width")
-HEALED = Path("models/healed")
+FINETUNED = Path("models/finetuned")
 RETRIEVER = Path("models/retriever")
 CALIBRATION = Path("data/calibration.jsonl")
 TRAIN = Path("data/train")
 TEACHER = Path("data/teacher")
-OWN_TEACHER = Path("data/own_teacher")
+SELF_TEACHER = Path("data/self_teacher")
 DEV = Path("data/dev")
 EVAL = Path("data/eval")
 INDEXES = Path("indexes")
@@ -23,7 +24,7 @@ METRICS = Path("metrics")
 REDUNDANCY = REPORTS / "redundancy.json"
 ORDER = REPORTS / "drop_order.json"
 SLIMMING = REPORTS / "slimming.json"
-TUNING = REPORTS / "tune_loss.json"
-RESTORATION = REPORTS / "restore_loss.json"
+FULL_LOSS = REPORTS / "finetune_full_loss.json"
+DISTILL_LOSS = REPORTS / "distill_loss.json"
 LOSS = REPORTS / "finetune_loss.json"
 COST = METRICS / "cost.json"

@@ -7,7 +7,7 @@ from effir.compress.drop_order import Drop, first, without
 from effir.errors import EffirError
 from effir.files import read_json, require
 from effir.model.shape import shape_of
-from stages.paths import DEPTH, ORDER, TUNED
+from stages.paths import DEPTH, FULL, ORDER
 from stages.program import running
 
 
@@ -15,14 +15,14 @@ from stages.program import running
 def main() -> None:
     """Drop prune.depth sublayers."""
     with running("prune_depth") as stage:
-        order = [Drop(**row) for row in read_json(ORDER, made_by="analyze")]
+        order = [Drop(**row) for row in read_json(ORDER)]
         dropped = first(order, stage.params.prune.depth)
-        shape = without(shape_of(require(TUNED, made_by="tune")), dropped)
+        shape = without(shape_of(require(FULL)), dropped)
         if not shape.having("block"):
             raise EffirError(
                 f"prune.depth is {len(dropped)}, which leaves neither an attention nor an MLP: choose less"
             )
-        cut_checkpoint(TUNED, DEPTH, shape)
+        cut_checkpoint(FULL, DEPTH, shape)
         stage.run.log_metrics({"depth/dropped": len(dropped), "depth/parameters": shape.parameters(embeddings=False)})
 
 

@@ -13,12 +13,12 @@ def main() -> None:
     """Draw redundancy, slimming, healing and search quality from the JSON that other stages left."""
     with checked() as params, writing(PLOTS) as plots:
         plots.mkdir()
-        draw_redundancy(read_json(REDUNDANCY, made_by="analyze"), plots / "redundancy.png")
-        draw_slimming(read_json(SLIMMING, made_by="prune_width"), plots / "slimming.png")
-        draw_loss(read_json(LOSS, made_by="finetune"), plots / "finetune_loss.png")
+        draw_redundancy(read_json(REDUNDANCY), plots / "redundancy.png")
+        draw_slimming(read_json(SLIMMING), plots / "slimming.png")
+        draw_loss(read_json(LOSS), plots / "finetune_loss.png")
         for name in params.data.eval:
-            figures = read_json(METRICS / f"{name}.json", made_by=f"evaluate@{name}")
-            bm25 = read_json(BASELINES / f"{name}.json", made_by=f"bm25@{name}")
+            figures = read_json(METRICS / f"{name}.json")
+            bm25 = read_json(BASELINES / f"{name}.json")
             draw_quality(name, figures, bm25["figures"], plots / f"{name}.png")
 
 

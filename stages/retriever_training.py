@@ -1,71 +1,68 @@
-"""What the stages that heal a retriever share: its examples, its teacher, its adapters."""
+"""What finetune_full and finetune share: their examples, their teacher, their adapters."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from effir.data.examples import load_examples
-from effir.files import require
+from effir.files import require, resumable
 from effir.model.retriever import build_retriever, save_retriever
 from effir.params import Params
-from effir.training.checkpoints import resumable
-from effir.training.losses import Lesson
-from effir.training.opinions import drawn
-from effir.training.teacher import taught_examples
-from effir.training.trainer import Log, Schedule, heal
-from stages.paths import OWN_TEACHER, TEACHER, TRAIN
-from stages.settings import adapters_of, retriever_settings
+from effir.training.losses import TeacherTerm
+from effir.training.opinions import draw_examples
+from effir.training.teacher import with_hard_negatives
+from effir.training.trainer import Log, Schedule, finetune
+from stages.paths import SELF_TEACHER, TEACHER, TRAIN
+from stages.schedules import adapters_of
+from stages.settings import retriever_settings
 
 
 @dataclass(frozen=True)
-class Opinion:
-    """Where a teacher's opinion lies, what its scores are divided by, and the weight of its vectors."""
+class CachedTeacher:
+    """Where a teacher's scores lie, what they are divided by, and the weight of its vectors."""
 
     folder: Path
     temperature: float
-    vectors: float
+    vector_weight: float
 
 
-def outside_opinion(params: Params) -> Opinion:
-    """Ask finetune.teacher, if there is one: its preferences alone, as it has vectors of another kind."""
-    return Opinion(require(TEACHER, made_by="teach"), params.finetune.teacher_temperature, vectors=0.0)
+def outside_teacher(params: Params) -> CachedTeacher:
+    """Distil the scores of training.teacher, if there is one; its vectors have another dimension."""
+    return CachedTeacher(require(TEACHER), params.training.teacher_temperature, vector_weight=0.0)
 
 
-def own_opinion(params: Params) -> Opinion:
-    """Ask the tuned model: its preferences at the temperature at which it was tuned, and its vectors."""
-    return Opinion(require(OWN_TEACHER, made_by="teach_own"), params.finetune.temperature, params.finetune.own_vectors)
+def self_teacher(params: Params) -> CachedTeacher:
+    """Distil the uncompressed model: its scores at the temperature of its own training, and its vectors."""
+    return CachedTeacher(require(SELF_TEACHER), params.training.temperature, params.finetune.vector_weight)
 
 
-def heal_retriever(
-    params: Params,
-    source: Path,
-    into: Path,
-    *,
-    rank: int,
-    schedule: Schedule,
-    opinion: Opinion,
-    log: Log,
+def train_retriever(
+    params: Params, source: Path, into: Path, *, rank: int, schedule: Schedule, teacher: CachedTeacher, log: Log
 ) -> list[dict[str, float]]:
-    """Heal the checkpoint ``source`` by adapters of ``rank`` as a retriever, ``into``, and return the loss curve."""
-    finetune, adapters = params.finetune, adapters_of(params, rank)
-    mined = load_examples(require(TRAIN, made_by="download"), "train", params.mined_negatives)
-    chosen = finetune.teacher_margin, finetune.negatives, finetune.miner
-    examples, teacher = taught_examples(opinion.folder, drawn(mined, finetune.examples), *chosen)
-    weights = {"weight": finetune.teacher_weight, "temperature": opinion.temperature, "vectors": opinion.vectors}
+    """Train the checkpoint ``source`` by adapters of ``rank`` as a retriever, ``into``, and return the loss curve."""
+    training, adapters = params.training, adapters_of(params, rank)
+    mined = draw_examples(load_examples(require(TRAIN), "train", params.mined_negatives), training.examples)
+    chosen = training.teacher_margin, training.negatives, training.miner
+    examples, scores = with_hard_negatives(teacher.folder, mined, *chosen)
+    weights = {
+        "weight": training.teacher_weight,
+        "temperature": teacher.temperature,
+        "vectors": teacher.vector_weight,
+    }
     settings = retriever_settings(params)
-    identity = {**settings, **asdict(schedule), **asdict(adapters), "lesson": weights, "chosen": chosen}
-    identity |= {"loss": finetune.temperature, "examples": finetune.examples}
+    identity = {**settings, **asdict(schedule), **asdict(adapters), "teacher": weights, "chosen": chosen}
+    identity |= {"loss": training.temperature, "examples": training.examples}
     model = build_retriever(source, **settings)
-    with resumable(into.name, identity, [source, TRAIN, opinion.folder]) as checkpoints:
-        curve = heal(
+    with resumable(into.name, identity, [source, TRAIN, teacher.folder]) as checkpoints:
+        curve = finetune(
             model,
             examples,
             adapters=adapters,
-            temperature=finetune.temperature,
+            temperature=training.temperature,
             schedule=schedule,
             checkpoints=checkpoints,
             log=log,
-            lesson=Lesson(teacher, **weights) if teacher else None,
-            mini_batch=finetune.mini_batch,
+            teacher_term=TeacherTerm(scores, **weights) if scores else None,
+            mini_batch=training.mini_batch,
         )
         save_retriever(model, into)
     return curve

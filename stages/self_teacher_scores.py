@@ -1,21 +1,21 @@
-"""Let the tuned model read the training texts, as the teacher of what is left of it."""
+"""Score the training texts by the uncompressed retriever, the teacher of the cut one."""
 
 import click
 
 from effir.files import require
-from effir.training.opinions import no_teacher
-from stages.paths import OWN_TEACHER, TUNED
+from effir.training.opinions import write_no_teacher
+from stages.paths import FULL, SELF_TEACHER
 from stages.program import running
-from stages.teacher_reading import keep_opinion
+from stages.teacher_reading import score_training_texts
 
 
 @click.command()
 def main() -> None:
-    """Keep the tuned model's opinion of every query, positive and hard negative; nothing where it does not teach."""
-    with running("teach_own") as stage:
-        if not stage.params.taught_by_own:
-            return no_teacher(OWN_TEACHER)
-        keep_opinion(stage.params, str(TUNED), require(TUNED, made_by="tune"), OWN_TEACHER)
+    """Cache the uncompressed model's outputs for the training texts; nothing to do where it is not the teacher."""
+    with running("self_teacher_scores") as stage:
+        if not stage.params.self_distilled:
+            return write_no_teacher(SELF_TEACHER)
+        score_training_texts(stage.params, str(FULL), require(FULL), SELF_TEACHER)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_file_and_the_next_one_clea
         [sys.executable, "-c", code, str(tmp_path / "a.json")], env=environment, check=False, timeout=30
     )
     assert killed.returncode == -9
-    assert read_json(tmp_path / "a.json", "analyze") == "old"
+    assert read_json(tmp_path / "a.json") == "old"
     assert len(names(tmp_path)) == 2
     write_json(tmp_path / "a.json", "new")
     assert tree(tmp_path) == {"a.json": '"new"\n'}
@@ -132,9 +132,9 @@ def test_json_lines_come_back_as_written_and_a_bad_line_is_named(tmp_path: Path)
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(EffirError, match=r"redundancy\.json is missing: run `dvc repro analyze`$"):
-        read_json(tmp_path / "redundancy.json", made_by="analyze")
+        read_json(tmp_path / "redundancy.json")
     with pytest.raises(EffirError, match=r"model is missing: run `dvc repro finetune`$"):
-        require(tmp_path / "model", made_by="finetune")
+        require(tmp_path / "model")
 
 
 def test_the_hash_of_a_file_is_its_sha256_and_of_a_folder_its_names_and_contents(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import stages.paths
-from stages.program import stages_of
+from effir.lab.pipeline import stage_that_makes, stages_in_order
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -22,8 +22,10 @@ README = ROOT / "README.md"
 PLUMBING = {
     "effir/errors.py",
     "effir/files.py",
-    "effir/process.py",
+    "effir/lab/pipeline.py",
     "effir/params.py",
+    "effir/process.py",
+    "effir/sections.py",
     "stages/program.py",
     "stages/paths.py",
 }
@@ -96,10 +98,53 @@ def is_plumbing(name: str) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_code_that_decides_what_it_writes(stage: str) -> None:
-    needed = {name for name in reached(f"stages/{stage}.py") if not is_plumbing(name)}
-    listed = {path for path in paths(stage, "deps") if path.endswith(".py")}
+    needed = {room_of(name) for name in reached(f"stages/{stage}.py") if not is_plumbing(name)}
+    listed = {path for path in paths(stage, "deps") if path.startswith(("stages/", "effir/"))}
     assert not needed - listed, f"dvc.yaml: add {', '.join(sorted(needed - listed))} to the deps of {stage}"
     assert not listed - needed, f"dvc.yaml: remove {', '.join(sorted(listed - needed))} from the deps of {stage}"
+
+
+def room_of(name: str) -> str:
+    """What dvc.yaml lists for a file: a stage program itself, a library module's package."""
+    return name if name.startswith("stages/") else "/".join(name.split("/")[:2])
+
+
+# --- layers
+
+
+def house() -> dict[str, set[str]]:
+    """Each room of effir and stages, a package or a module at the top, and the rooms that it imports."""
+    found: dict[str, set[str]] = {}
+    for name in map(name_of, CODE):
+        room = top_of(name)
+        found.setdefault(room, set()).update(top_of(other) for other in imports_of(name))
+    return {room: others - {room, "effir/__init__.py"} for room, others in found.items() if room != "effir/__init__.py"}
+
+
+def top_of(name: str) -> str:
+    return "stages" if name.startswith("stages/") else "/".join(name.split("/")[:2])
+
+
+def floors() -> list[set[str]]:
+    """The rooms by floor, the lowest first: a room stands above all that it imports. No floors where there is a circle."""
+    left, built = house(), list[set[str]]()
+    while left:
+        floor = {room for room, others in left.items() if not others & left.keys()}
+        assert floor, f"these rooms import each other in a circle: {', '.join(sorted(left))}"
+        built.append(floor)
+        left = {room: others for room, others in left.items() if room not in floor}
+    return built
+
+
+def test_no_import_runs_up_and_the_house_stays_small() -> None:
+    built = floors()
+    assert len(built) <= 9, built
+    assert sum(map(len, built)) <= 22, built
+
+
+def test_experiments_import_the_library_and_never_the_reverse() -> None:
+    above = {room for room, others in house().items() if "effir/lab" in others}
+    assert above == {"effir/cli", "stages"}
 
 
 def importers(package: str) -> set[str]:
@@ -223,8 +268,12 @@ def functions(name: str) -> dict[str, ast.FunctionDef]:
     return {node.name: node for node in ast.walk(parsed(name)) if isinstance(node, ast.FunctionDef)}
 
 
-SETTINGS = {k: v for name in ("settings", "healing", "reading") for k, v in functions(f"stages/{name}.py").items()}
-PROPERTIES = {name: functions("effir/params.py")[name] for name in ("variant", "taught_by_own", "mined_negatives")}
+SETTINGS = {
+    k: v
+    for name in ("settings", "schedules", "retriever_training", "teacher_reading")
+    for k, v in functions(f"stages/{name}.py").items()
+}
+PROPERTIES = {name: functions("effir/params.py")[name] for name in ("variant", "self_distilled", "mined_negatives")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -252,11 +301,6 @@ def test_every_key_of_params_yaml_has_a_comment() -> None:
     assert not bare, f"params.yaml: say purpose and effect above {bare}"
 
 
-def test_the_default_profile_is_params_yaml() -> None:
-    default = yaml.safe_load((ROOT / "profiles/default.yaml").read_text(encoding="utf-8"))
-    assert default == PARAMS, "profiles/default.yaml and params.yaml differ: mend one of them"
-
-
 # --- stages
 
 
@@ -276,16 +320,16 @@ def test_a_stage_writes_where_its_program_says(stage: str) -> None:
 
 
 def test_a_missing_artifact_names_the_stage_that_writes_it() -> None:
-    pattern = r"(?:require|read_json)\((?P<name>[A-Z_]+)[^()]*, made_by=\"(?P<stage>\w+)\"\)"
-    found = [each for path in ROOT.glob("stages/*.py") for each in re.finditer(pattern, path.read_text("utf-8"))]
-    assert len(found) > 20
-    for each in found:
-        artifact = getattr(stages.paths, each["name"]).as_posix()
-        assert artifact in paths(each["stage"], "outs", "metrics", "plots"), each[0]
+    assert stage_that_makes(stages.paths.FULL, ROOT / "dvc.yaml") == "finetune_full"
+    assert stage_that_makes(stages.paths.EVAL / "mine", ROOT / "dvc.yaml") == "download_eval@mine"
+    assert stage_that_makes(stages.paths.INDEXES / "mine/index.faiss", ROOT / "dvc.yaml") == "index@mine"
+    assert stage_that_makes(stages.paths.METRICS / "cost.json", ROOT / "dvc.yaml") == "measure_cost"
+    assert stage_that_makes(Path("models/foreign"), ROOT / "dvc.yaml") is None
 
 
 @pytest.mark.parametrize(
-    "stage", ["download", "teach", "tune", "teach_own", "analyze", "restore", "prune_width", "finetune", "index"]
+    "stage",
+    "download teacher_scores finetune_full self_teacher_scores analyze distill score_channels finetune index".split(),
 )
 def test_a_stage_that_takes_minutes_comes_out_of_the_run_cache(stage: str) -> None:
     # DVC keeps no run of a stage with an output outside its cache, but for metrics and plots: dvc/stage/__init__.py.
@@ -293,7 +337,7 @@ def test_a_stage_that_takes_minutes_comes_out_of_the_run_cache(stage: str) -> No
     assert not uncached, f"dvc.yaml: list what {stage} leaves for git under metrics or plots, not under outs"
 
 
-def test_stages_of_names_the_stages_that_keep_a_record() -> None:
+def test_the_stages_in_order_are_those_that_keep_a_record() -> None:
     records = {
         path.replace("${item}", name)
         for stage in STAGES
@@ -301,7 +345,9 @@ def test_stages_of_names_the_stages_that_keep_a_record() -> None:
         for name in ("one", "two")
         if path.startswith("runs/")
     }
-    assert {f"runs/{stage}.json" for stage in stages_of(["one", "two"])} == records
+    found = stages_in_order(["one", "two"], ROOT / "dvc.yaml")
+    assert {f"runs/{stage}.json" for stage in found} == records
+    assert [stage for stage in found if "@" in stage][:2] == ["download_eval@one", "download_eval@two"]
 
 
 # --- README
@@ -322,10 +368,10 @@ def commands(program: str) -> set[str]:
     return {command for some in found for command in some}
 
 
-def test_readmes_tree_names_every_module_and_only_what_exists() -> None:
+def test_readmes_tree_names_every_folder_and_only_what_exists() -> None:
     lines = [re.match(r"([\w./-]+) {2,}\S", line) for block in fences() for line in block.splitlines()]
     named = {line[1].rstrip("/") for line in lines if line and ("/" in line[1] or "." in line[1])}
-    missing = {name_of(path) for path in CODE if path.name != "__init__.py"} - named
+    missing = {name_of(path) for path in (ROOT / "effir").iterdir() if (path / "__init__.py").is_file()} - named
     assert not missing, f"README.md: add {', '.join(sorted(missing))} to the tree"
     gone = {name for name in named if not (ROOT / name).exists()}
     assert not gone, f"README.md: remove {', '.join(sorted(gone))} from the tree"

@@ -64,9 +64,9 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
             "it is the peak learning rate of the adapters",
         ),
         (
-            "prune.sublayer",
+            "analyze.sublayer",
             "norm",
-            "prune.sublayer: input should be 'mlp', 'attention', 'block' or 'either', got 'norm'; "
+            "analyze.sublayer: input should be 'mlp', 'attention', 'block' or 'either', got 'norm'; "
             "it is mlp, attention, block or either",
         ),
         (
@@ -94,19 +94,19 @@ def test_more_negatives_than_are_mined_contradict_each_other() -> None:
     values = changed("data.negatives", 3)
     values["finetune"]["negatives"] = 4
     with pytest.raises(
-        EffirError, match=r"^finetune\.negatives must be at most data\.negatives \(3\), got 4: mine more or train with"
+        EffirError, match=r"^training\.negatives must be at most data\.negatives \(3\), got 4: mine more or train with"
     ):
         check_params(values)
 
 
 def test_examples_that_cannot_fill_a_batch_and_a_miner_without_a_teacher_are_refused() -> None:
     with pytest.raises(
-        EffirError, match=r"^finetune\.examples must be 0 or at least the batch_size of finetune and tune \(32\)"
+        EffirError, match=r"^training\.examples must be 0 or at least the batch_size of finetune and tune \(32\)"
     ):
-        check_params(changed("finetune.examples", 15))
-    values = changed("finetune.teacher", "")
+        check_params(changed("training.examples", 15))
+    values = changed("training.teacher", "")
     values["finetune"]["miner"] = "teacher"
-    with pytest.raises(EffirError, match=r"^finetune\.miner is teacher, but finetune\.teacher names none"):
+    with pytest.raises(EffirError, match=r"^training\.miner is teacher, but training\.teacher names none"):
         check_params(values)
 
 

@@ -15,24 +15,16 @@ from effir.cli.search import search
 from effir.cli.serve import serve
 from effir.cli.study import study
 from effir.cli.sweep import sweep
-from effir.errors import EffirError
-
-
-class Refusal(click.ClickException):
-    """One sentence, no traceback, exit status 2."""
-
-    exit_code = 2
+from effir.lab.pipeline import refusing
 
 
 class Refusing(click.Group):
-    """A group whose commands turn a mistake that a person can mend into a refusal."""
+    """A group whose commands turn a mistake that its reader can correct into a refusal."""
 
     def invoke(self, context: click.Context) -> object:
         """Run the command."""
-        try:
+        with refusing():
             return super().invoke(context)
-        except EffirError as error:
-            raise Refusal(str(error)) from None
 
 
 @click.group(cls=Refusing)

@@ -13,7 +13,8 @@ from effir.errors import EffirError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from effir.lab.comparison import Comparison, Variant
+    from effir.evaluation.variant import Variant
+    from effir.lab.comparison import Comparison
     from effir.lab.table import Row
 
 LABEL, WIDEST = 20, 30  # characters that labels get at least, and a column at most
@@ -22,7 +23,7 @@ PIPED = 100  # characters a line, where nobody's terminal says
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[REV_OR_RUN]...")
-@click.option("--seeds", "join", is_flag=True, help="Join runs that differ in finetune.seed alone: means and spread.")
+@click.option("--seeds", "join", is_flag=True, help="Join runs that differ in training.seed alone: means and spread.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, every query's score included, for programs.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write one HTML file, with charts.")
 def compare(names: tuple[str, ...], join: bool, as_json: bool, html: Path | None) -> None:

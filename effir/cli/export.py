@@ -47,8 +47,8 @@ def export(
     from effir.files import require
     from effir.params import load_params
 
-    texts = load_calibration(require(calibration, made_by="download"), 64)
-    collection, budget = open_collection(require(dev, made_by="download")), load_params().index.batch_tokens
+    texts = load_calibration(require(calibration), 64)
+    collection, budget = open_collection(require(dev)), load_params().index.batch_tokens
     try:
         exported = export_graph(folder, precision, texts, collection, max_drop, budget)  # type: ignore[arg-type]
     except QualityLostError as lost:

@@ -24,8 +24,8 @@ def search(query: str, count: int, name: str | None, own: Path | None, as_json: 
 
     params = load_params()
     chosen = name or params.data.eval[0]
-    index = require(Path("indexes") / chosen, made_by=f"index@{chosen}")
-    folder = require(Path("models/retriever"), made_by="export")
+    index = require(Path("indexes") / chosen)
+    folder = require(Path("models/retriever"))
 
     from effir.encoding.backends import open_encoder
     from effir.index.faiss_index import open_index
@@ -42,10 +42,10 @@ def search(query: str, count: int, name: str | None, own: Path | None, as_json: 
 def _search_own(folder: Path, query: str, count: int, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from effir.serve.documents import GrowingIndex
+    from effir.serve.documents import DocumentStore
     from effir.serve.open_model import open_model
 
-    index = GrowingIndex(folder)
+    index = DocumentStore(folder)
     hits = index.search(open_model(index.manifest.model).queries([query]), count)[0]
     if as_json:
         click.echo(json.dumps([asdict(hit) for hit in hits]))

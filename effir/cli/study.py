@@ -30,8 +30,7 @@ def study(path: Path, runs: tuple[str, ...], settings: tuple[str, ...], as_json:
     from effir.cli.sweep import pair
     from effir.files import state_dir
     from effir.lab.studies import in_experiments, read_study, run_study
-    from effir.params import PARAMS, load_params
-    from effir.tracking.runs import flatten
+    from effir.params import PARAMS, flatten, load_params
 
     load_params()  # refuses what no run could read
     plan = read_study(path)

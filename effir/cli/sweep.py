@@ -68,8 +68,7 @@ def sweep(
     from effir.lab.sweep_state import Plan
     from effir.lab.target import Target
     from effir.model.shape import shape_of
-    from effir.params import PARAMS, check_params, load_params
-    from effir.tracking.runs import flatten
+    from effir.params import PARAMS, check_params, flatten, load_params
 
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
         raise EffirError(f"--name {name}: letters, digits, - and _ make the name of an experiment")
@@ -81,7 +80,7 @@ def sweep(
     space = read_space(vary)
     if both := sorted(space.keys() & fixed.keys()):
         raise EffirError(f"--vary and -S both have {both[0]}: leave one of them out")
-    shape = shape_of(require(Path("models/base"), made_by="download"))
+    shape = shape_of(require(Path("models/base")))
     free = {key: where for key, where in default_space(shape.layers).items() if key not in fixed}
     plan = Plan(name, target, space or free, trials, flatten(params), fixed, seed)
     found = run_sweep(plan, shape, state_dir("sweeps"))

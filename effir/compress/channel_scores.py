@@ -2,16 +2,33 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from effir.errors import EffirError
+from effir.files import writing
 
 ChannelScores = dict[int, Tensor]
 """Layer to the scores of its MLP's channels, shape (width,); higher stays."""
+
+
+def save_scores(scores: ChannelScores, method: str, into: Path) -> None:
+    """Write scores, and the method that made them, as one safetensors file."""
+    with writing(into) as draft:
+        save_file({str(layer): score.contiguous() for layer, score in scores.items()}, draft, {"method": method})
+
+
+def load_scores(path: Path) -> tuple[ChannelScores, str]:
+    """Read what :func:`save_scores` wrote: the scores, layers ascending, and their method."""
+    with safe_open(path, framework="pt") as file:
+        scores = {layer: file.get_tensor(str(layer)) for layer in sorted(map(int, file.keys()))}
+        return scores, file.metadata()["method"]
 
 
 def down_projections(model: nn.Module) -> dict[int, nn.Linear]:

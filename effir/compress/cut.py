@@ -156,7 +156,7 @@ def _shards(source: Path) -> list[Path]:
     """List a checkpoint's safetensors files; EffirError names one that is not there."""
     names = [WEIGHTS]
     if (source / INDEX).is_file() and not (source / WEIGHTS).is_file():
-        names = sorted(set(read_json(source / INDEX, made_by="download")["weight_map"].values()))
+        names = sorted(set(read_json(source / INDEX)["weight_map"].values()))
     for name in names:
         if Path(name).name != name or not (source / name).is_file():
             raise EffirError(f"{source} has no weights in {name}: give a complete checkpoint in safetensors")

@@ -7,14 +7,14 @@ from typing import Literal
 from effir.errors import EffirError
 from effir.model.shape import ModelShape, Sublayer
 
-Droppable = Literal["mlp", "attention", "block", "either"]
+Droppable = Literal["mlp", "attention", "block", "attention_or_mlp"]
 KINDS: Mapping[Droppable, tuple[Sublayer, ...]] = {
     "mlp": ("mlp",),
     "attention": ("attention",),
     "block": ("block",),
-    "either": ("attention", "mlp"),
+    "attention_or_mlp": ("attention", "mlp"),
 }
-"""What ``prune.sublayer`` names; with ``either`` attentions and MLPs stand in one ranking."""
+"""What ``analyze.sublayer`` names; with ``attention_or_mlp`` attentions and MLPs stand in one ranking."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def first(order: Sequence[Drop], count: int) -> list[Drop]:
     if not 0 <= count <= len(order):
         raise EffirError(
             f"prune.depth is {count}, but {len(order)} sublayers are ordered: choose 0 to {len(order)}, or raise "
-            "analyze.drop_share where analyze.criterion is one_by_one"
+            "analyze.drop_share where analyze.criterion is greedy"
         )
     return list(order[:count])
 

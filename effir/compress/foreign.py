@@ -71,7 +71,7 @@ def _told_of(folder: Path, stand_in: Path) -> Iterator[None]:
 
 
 def _base_of(adapter: Path, base: Path | None) -> Path:
-    named = base or Path(str(read_json(adapter / ADAPTER, made_by="import").get("base_model_name_or_path") or ""))
+    named = base or Path(str(read_json(adapter / ADAPTER).get("base_model_name_or_path") or ""))
     for folder in (named, adapter / named):
         if (folder / "config.json").is_file():
             return folder
@@ -91,7 +91,7 @@ def _plain(folder: Path, into: Path) -> ModelShape:
     """Show a checkpoint as the ordinary one of its family, by links, and return the shape that it names."""
     if not (folder / "config.json").is_file():
         raise EffirError(f"{folder} has neither config.json nor {ADAPTER}: name the folder of a model or of an adapter")
-    config = read_json(folder / "config.json", made_by="import")
+    config = read_json(folder / "config.json")
     if not isinstance(config, dict) or not LISTS.keys() & config.keys():
         raise EffirError(f"{folder / 'config.json'} names no dropped sublayers ({', '.join(LISTS)}): nothing to import")
     into.mkdir()
@@ -125,9 +125,7 @@ def _fold(adapter: Path, cut: Path, scratch: Path, into: Path) -> None:
     from safetensors.torch import load_file, save_file
     from transformers import AutoModel
 
-    import effir  # noqa: F401  registers the cut architectures with transformers
-
-    config = read_json(adapter / ADAPTER, made_by="import")
+    config = read_json(adapter / ADAPTER)
     _check_adapter(adapter, config)
     model = AutoModel.from_pretrained(cut, dtype="auto")
     there = {name for name, _ in model.named_modules()}

@@ -30,7 +30,7 @@ class _Stream:
     wanted: Tensor
 
 
-def drop_order(
+def greedy_order(
     model: Any, shape: ModelShape, batches: Iterable[Mapping[str, Tensor]], sublayers: Sequence[Sublayer], count: int
 ) -> list[Drop]:
     """Order the first ``count`` sublayers to drop, of the kinds given; the model stays as it was.
@@ -58,7 +58,7 @@ def drop_order(
     return order
 
 
-def change_without_each(
+def leave_one_out(
     model: Any, shape: ModelShape, batches: Iterable[Mapping[str, Tensor]], sublayers: Sequence[Sublayer]
 ) -> dict[Sublayer, list[float]]:
     """Score each sublayer once, by the change of the final hidden states when it alone is left out, by layer.

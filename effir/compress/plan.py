@@ -78,8 +78,8 @@ def planned(shape: ModelShape, sublayer: Droppable, depth: int, width: float) ->
     Which layers are dropped and how channels are spread does not change the size; widths are rounded later, by less
     than 1 %. EffirError where there are not so many sublayers, or they are of two sizes.
     """
-    if sublayer == "either":
-        raise EffirError("the size of a cut by either cannot be foreseen: choose mlp, attention or block")
+    if sublayer == "attention_or_mlp":
+        raise EffirError("the size of a cut by attention_or_mlp cannot be foreseen: choose mlp, attention or block")
     there = shape.having(sublayer)
     if not 0 <= depth <= len(there):
         raise EffirError(f"{depth} sublayers are to be dropped, but the model has {len(there)}: choose 0 to that")

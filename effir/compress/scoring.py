@@ -29,7 +29,7 @@ from effir.training.trainer import Log, Schedule, fit
 class Scoring:
     """How channels are scored; ``l0_weight`` and ``sharpness`` are the paper's lambda and beta."""
 
-    method: Literal["slimming", "taylor", "magnitude", "random"]
+    method: Literal["slimming", "taylor", "magnitude", "random", "none"]
     temperature: float
     l0_weight: float
     sharpness: float

@@ -19,7 +19,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def frozen_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def lora_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Compute every linear layer of ``model`` whose weight does not train in ``dtype``, packed, until the block ends.
 
     Modules, parameters, hooks and names stay as they are. Each packed weight is there three times: as it was, and in

@@ -7,7 +7,7 @@ from pathlib import Path
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import writing
-from effir.model.prompt_config import is_retriever, read_habits, transformer_of, write_habits
+from effir.model.prompt_config import is_retriever, read_prompt_config, transformer_of, write_prompt_config
 
 TOKENIZER = ["tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"]
 KEPT = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER]
@@ -27,7 +27,7 @@ def install_base_model(source: str, into: Path, cache: Path) -> None:
     with writing(into) as draft:
         draft.mkdir()
         if found.is_dir() and is_retriever(found):
-            write_habits(read_habits(found, source), draft)
+            write_prompt_config(read_prompt_config(found, source), draft)
             _copy_folder(transformer_of(found), draft, source)
         elif found.is_dir():
             _copy_folder(found, draft, source)

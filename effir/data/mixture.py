@@ -54,7 +54,7 @@ def mix(parts: Mapping[str, Collection], weights: Mapping[str, float], into: Pat
 
 def _sources(name: str, folder: Path) -> list[dict[str, Any]]:
     path = folder / SOURCES
-    return list(read_json(path, made_by="download")) if path.exists() else [{"name": name}]
+    return list(read_json(path)) if path.exists() else [{"name": name}]
 
 
 def _drawn(queries: Mapping[str, str], count: int) -> dict[str, str]:

@@ -34,7 +34,7 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
     """
     import openvino
 
-    from effir.encoding.outliers import peaks
+    from effir.encoding.outliers import outlier_ratios
     from effir.encoding.pooled_decoder import PooledDecoder
     from effir.model.checkpoint import load_model
 
@@ -43,7 +43,7 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
     graph = _traced(model)
     if texts:
         tokens = reader.read(texts, "document")
-        graph = _quantised(graph, tokens, peaks(model, tokens))
+        graph = _quantised(graph, tokens, outlier_ratios(model, tokens))
     into.mkdir(parents=True, exist_ok=True)
     openvino.save_model(graph, str(into / GRAPH), compress_to_fp16=False)
 
@@ -56,7 +56,7 @@ def open_graph(
     ``streams`` batches run at a time: left out, one a core, but in float32, which wins nothing by it, one on all cores
     (benchmarks/results/streams.md, on two cores). One thread at a time may encode. EffirError where there is no graph.
     """
-    require(folder / GRAPH, made_by="export")
+    require(folder / GRAPH)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     usual = 1 if precision == "float32" else cores
     graphs = _Graphs(partial(compiled_graph, folder, precision), streams or usual)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def peaks(model: nn.Module, texts: Sequence[Sequence[int]]) -> dict[str, float]:
+def outlier_ratios(model: nn.Module, texts: Sequence[Sequence[int]]) -> dict[str, float]:
     """Return, of each linear layer by name, the largest input over the root mean square of all, over ``texts``.
 
     ``model`` is a PooledDecoder, texts are token ids. Decoders have few such inputs, and huge: a token or two, in the

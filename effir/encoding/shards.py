@@ -67,7 +67,7 @@ def encode_shards(documents: Iterable[Entry], encode: Encoder, work: Path, shard
 def _finished(work: Path) -> list[Shard]:
     """Return the shards that an earlier, killed build finished; their vectors were written before the manifest."""
     manifest = work / "manifest.json"
-    return [Shard(**row) for row in read_json(manifest, "index")] if manifest.exists() else []
+    return [Shard(**row) for row in read_json(manifest)] if manifest.exists() else []
 
 
 def _write_manifest(work: Path, shards: Sequence[Shard]) -> None:

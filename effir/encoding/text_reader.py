@@ -25,12 +25,12 @@ class TextReader:
     @classmethod
     def open(cls, folder: Path) -> "TextReader":
         """Read a retriever folder; EffirError where there is none, or one that pools in another way."""
-        require(folder / "modules.json", made_by="export")
+        require(folder / "modules.json")
         return cls._of(
-            Tokenizer.from_file(str(require(folder / "tokenizer.json", made_by="export"))),
-            read_json(folder / "config_sentence_transformers.json", made_by="export")["prompts"],
-            read_json(folder / "tokenizer_config.json", made_by="export")["model_max_length"],
-            read_json(folder / "1_Pooling/config.json", made_by="export")["pooling_mode"],
+            Tokenizer.from_file(str(require(folder / "tokenizer.json"))),
+            read_json(folder / "config_sentence_transformers.json")["prompts"],
+            read_json(folder / "tokenizer_config.json")["model_max_length"],
+            read_json(folder / "1_Pooling/config.json")["pooling_mode"],
         )
 
     @classmethod

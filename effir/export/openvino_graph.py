@@ -40,7 +40,7 @@ def export_graph(
     falls by at most ``max_drop`` (0 to 1): QualityLostError otherwise. Its split ``dev``
     is judged; where it has none, the one that is evaluated on.
     """
-    require(retriever / "modules.json", made_by="export")
+    require(retriever / "modules.json")
     if precision == "int8" and not texts:
         raise EffirError("int8 needs calibration texts, and there are none: name a file of texts like those to encode")
     with writing(graph_of(retriever, precision)) as draft:

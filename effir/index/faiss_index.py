@@ -213,10 +213,10 @@ def open_index(folder: Path, settings: str = "") -> SearchIndex:
     An IVF index visits as many cells as :func:`build_index` chose, unless they name ``nprobe``. EffirError: a missing
     or damaged index, naming the command that makes it; settings that this index does not have.
     """
-    manifest = read_json(require(folder, "index") / "manifest.json", "index")
-    require(folder / "documents.jsonl", "index")
+    manifest = read_json(require(folder) / "manifest.json")
+    require(folder / "documents.jsonl")
     try:
-        index = faiss.read_index(str(require(folder / "index.faiss", "index")))
+        index = faiss.read_index(str(require(folder / "index.faiss")))
         _set(index, settings)
         opened = SearchIndex(folder, faiss.index_cpu_to_all_gpus(index) if _gpus() else index)
     except (RuntimeError, ValueError):

@@ -1,37 +1,12 @@
 """Variants side by side: their figures, paired differences to the first, the params that set them apart. Plain data."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from effir.errors import EffirError
-from effir.evaluation.metrics import PairedTest, paired_test
-from effir.tracking.gate import SIGNIFICANT, holm
-
-Scalar = str | int | float | bool
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One run of the pipeline: a DVC experiment, a commit, the working tree or an MLflow run.
-
-    ``params`` are flat (``prune.width``). ``quality``: set to the figures of ``metrics/<set>.json``; ``scores``: set to
-    query id to nDCG@10; ``data``: set to the hash of its corpus, queries and judgements, empty where it is unknown;
-    ``cost``: the figures of ``metrics/cost.json``. ``layers``: the sublayers ``dropped``, as (sublayer, layer), the
-    first first, and the ``widths`` of the MLPs, where they are known. ``losses``: a stage that trained to its loss, as
-    (step, mean over the steps since the one before). ``source`` says where it was read, ``notes`` what to doubt.
-    """
-
-    name: str
-    params: Mapping[str, Scalar]
-    quality: Mapping[str, Mapping[str, float]]
-    scores: Mapping[str, Mapping[str, float]]
-    cost: Mapping[str, float]
-    data: Mapping[str, str]
-    layers: Mapping[str, Any] = field(default_factory=dict)
-    losses: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
-    source: str = ""
-    notes: tuple[str, ...] = ()
+from effir.evaluation.significance import SIGNIFICANT, PairedTest, holm, paired_test
+from effir.evaluation.variant import Variant
+from effir.params import same_text
 
 
 @dataclass(frozen=True)
@@ -112,18 +87,6 @@ def differing_params(variants: Sequence[Variant]) -> dict[str, list[str | None]]
     keys = dict.fromkeys(key for params in known for key in params)
     apart = [key for key in keys if len({same_text(params.get(key)) for params in known}) > 1]
     return {key: [_shown(variant.params.get(key)) for variant in variants] for key in apart}
-
-
-def same_text(value: object) -> str:
-    """Turn equal values into equal texts, whether YAML, DVC or MLflow kept them.
-
-    >>> same_text("5e-4") == same_text(0.0005), same_text(True) == same_text("True"), same_text(1) == same_text("one")
-    (True, True, False)
-    """
-    try:
-        return repr(float(str(value)))
-    except ValueError:
-        return str(value)
 
 
 def _shown(value: object) -> str | None:

@@ -11,12 +11,11 @@ from typing import Any
 import yaml
 
 from effir.errors import EffirError
-from effir.lab.comparison import Scalar, Variant, same_text
-from effir.params import PARAMS
-from effir.tracking.runs import flatten
+from effir.evaluation.variant import Variant
+from effir.params import PARAMS, Scalar, flatten, same_text
 
 LOCK = "dvc.lock"
-TRAINED = ("tune", "restore", "finetune")
+TRAINED = ("finetune_full", "distill", "finetune")
 # libyaml's loader where PyYAML was built with it: dvc.lock has thousands of lines.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _EXPERIMENT = re.compile(r"(?P<commit>[0-9a-f]{40}) refs/exps/(?P<a>[0-9a-f]{2})/(?P<b>[0-9a-f]{38})/(?P<name>[^/]+)")

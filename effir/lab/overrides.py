@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from effir.lab.comparison import Scalar
 from effir.lab.space import Value
-from effir.tracking.runs import flatten
+from effir.params import Scalar, flatten
 
 
 def flat_settings(settings: Mapping[str, Value]) -> dict[str, Scalar]:

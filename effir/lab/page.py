@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from effir.evaluation.plots import BLUE, GREEN, GREY, ORANGE
+from effir.evaluation.variant import Variant
 from effir.files import writing
-from effir.lab.comparison import Comparison, Difference, Variant, query_differences
+from effir.lab.comparison import Comparison, Difference, query_differences
 from effir.lab.table import footnotes, heading, rows, sentences
 
 TEMPLATE = "comparison_page.html.jinja"

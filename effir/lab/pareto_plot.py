@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 from matplotlib.transforms import Bbox
 
-from effir.lab.comparison import Variant
+from effir.evaluation.variant import Variant
 from effir.lab.study_plots import BM25, GREY, MORE_STYLES, SPAN, STYLES, tidy
 
 FLOOR = 0.55

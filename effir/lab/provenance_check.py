@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 
-from effir.lab.comparison import Scalar, same_text
 from effir.lab.overrides import flat_settings
 from effir.lab.space import Value
+from effir.params import Scalar, same_text
 
 LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Keys of params.yaml that do not decide what a run finds."""
-NEUTRAL: Mapping[str, Scalar] = {"tune.lora_rank": 16, "restore.lora_rank": 16, "finetune.lora_scaling": 2.0}
+NEUTRAL: Mapping[str, Scalar] = {"finetune_full.lora_rank": 16, "distill.lora_rank": 16, "training.lora_scaling": 2.0}
 """Keys that came after runs that are kept, and the value that does what was done before them."""
 IDLE: Mapping[str, tuple[str, Scalar]] = {
-    "tune.": ("tune.steps", 0),
+    "finetune_full.": ("finetune_full.steps", 0),
     "analyze.": ("prune.depth", 0),
-    "restore.": ("restore.steps", 0),
+    "distill.": ("distill.steps", 0),
     "prune.method": ("prune.width", 1.0),
     "prune.steps": ("prune.width", 1.0),
     "finetune.learning_rate": ("finetune.steps", 0),

@@ -6,9 +6,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from effir.evaluation.metrics import bootstrap_ratio
+from effir.evaluation.significance import bootstrap_ratio
+from effir.evaluation.variant import Variant
 from effir.files import read_json, writing
-from effir.lab.comparison import Comparison, Variant, compare
+from effir.lab.comparison import Comparison, compare
 from effir.lab.pareto_plot import pareto
 from effir.lab.seeds import over_seeds
 from effir.lab.study_plots import curves, layers_picture, picture
@@ -25,7 +26,7 @@ def report(results: Path, outsiders: Path | None = None) -> list[Path]:
     """
     written, everyone = [], {}
     for path in sorted(results.glob("*.json")):
-        found = read_json(path, made_by="report")
+        found = read_json(path)
         variants = everyone[path.stem] = over_seeds([variant_of(row) for row in found["rows"]])
         with writing(path.with_suffix(".md")) as draft:
             text = table(path.stem, found["question"], variants, found["baseline"], found["rival"])
@@ -37,7 +38,7 @@ def report(results: Path, outsiders: Path | None = None) -> list[Path]:
         }
         written += [path.with_suffix(".md"), *_drawn(results, figures)]
     if everyone:
-        small = read_json(outsiders, made_by="report")["rows"] if outsiders and outsiders.exists() else []
+        small = read_json(outsiders)["rows"] if outsiders and outsiders.exists() else []
         written += _drawn(results, {PARETO: pareto(everyone, small)})
     return written
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 
 from effir.errors import EffirError
-from effir.evaluation.metrics import bootstrap_bounds
-from effir.lab.comparison import Variant, same_text
+from effir.evaluation.significance import bootstrap_bounds
+from effir.evaluation.variant import Variant
 from effir.lab.studies import SEED
+from effir.params import same_text
 
 
 def over_seeds(variants: Sequence[Variant]) -> list[Variant]:
-    """Join the variants whose params differ in ``finetune.seed`` alone, under the name of the first.
+    """Join the variants whose params differ in ``training.seed`` alone, under the name of the first.
 
     A query's score is its mean over seeds, so bounds and tests speak of queries; ``seeds``, ``ndcg_at_10_lowest`` and
     ``ndcg_at_10_highest`` speak of seeds. Size, speed and layers are those of the first. EffirError where one recipe

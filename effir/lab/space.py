@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from effir.errors import EffirError
 
 Value = int | float | str
-FORM = "write prune.depth=0:20, prune.width=0.5:1.0:0.04 or prune.sublayer=mlp,block"
+FORM = "write prune.depth=0:20, prune.width=0.5:1.0:0.04 or analyze.sublayer=mlp,block"
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,16 @@ from typing import Any
 import yaml
 
 from effir.errors import EffirError
+from effir.evaluation.variant import Variant
 from effir.files import read_json, write_json
-from effir.lab.comparison import Scalar, Variant
 from effir.lab.dvc_runs import experiment_named
 from effir.lab.provenance_check import LOCAL, made_otherwise
 from effir.lab.space import Value
 from effir.lab.trials import run_trial, stages_made_anew
+from effir.params import Scalar
 
 KEYS = {"question", "settings", "rival", "runs", "seeds"}
-SEED = "finetune.seed"
+SEED = "training.seed"
 Run = Callable[[str, Mapping[str, Value], Path], Variant]
 
 
@@ -127,7 +128,7 @@ def in_experiments(say: Callable[[str], None], local: Mapping[str, Value], param
 
 
 def _known(results: Path) -> list[dict[str, Any]]:
-    return list(read_json(results, made_by="report")["rows"]) if results.exists() else []
+    return list(read_json(results)["rows"]) if results.exists() else []
 
 
 def _ordered(study: Study, rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:

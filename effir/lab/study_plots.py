@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from effir.lab.comparison import Variant
+from effir.evaluation.variant import Variant
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, and a marker for each colour.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from effir.errors import EffirError
-from effir.lab.comparison import Variant
+from effir.evaluation.variant import Variant
 from effir.lab.space import Value
 from effir.lab.sweep_state import Drawn, Plan, Study, Trial
 from effir.lab.target import Result, best, hopeless

@@ -8,11 +8,11 @@ from typing import Any
 
 from effir.compress.plan import planned
 from effir.errors import EffirError
-from effir.lab.comparison import Scalar, same_text
 from effir.lab.provenance_check import LOCAL, unset
 from effir.lab.space import Choice, Range, Space, Value
 from effir.lab.target import Result, Target
 from effir.model.shape import ModelShape
+from effir.params import Scalar, same_text
 
 EXPERIMENT, SETTINGS, OUTCOME, PLAN = "experiment", "settings", "outcome", "plan"
 MOST_MISSES = 100  # settings in a row that are too large or have run
@@ -148,7 +148,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
 
 def predicted_parameters(shape: ModelShape, settings: Mapping[str, Value]) -> int:
     """Count the non-embedding parameters of a cut before it is made; widths are rounded later, by less than 1 %."""
-    sublayer: Any = str(settings["prune.sublayer"])
+    sublayer: Any = str(settings["analyze.sublayer"])
     depth, width = int(settings["prune.depth"]), float(settings["prune.width"])
     return planned(shape, sublayer, depth, width).parameters(embeddings=False)
 

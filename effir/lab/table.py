@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from effir.lab.comparison import Comparison, Difference, Variant
+from effir.evaluation.variant import Variant
+from effir.lab.comparison import Comparison, Difference
 
 UNKNOWN = "-"
 SPEEDS = {

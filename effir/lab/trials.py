@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from effir.errors import EffirError
-from effir.lab.comparison import Scalar, Variant
+from effir.evaluation.variant import Variant
 from effir.lab.dvc_runs import experiment_named, read_experiment
 from effir.lab.overrides import assignment
 from effir.lab.provenance_check import made_otherwise
 from effir.lab.space import Value
+from effir.params import Scalar
 
 # DVC inside a process that ends with this one: a killed sweep leaves no experiment running behind its back.
 CHILD = "import sys; from effir.process import die_with_parent as d; d(); from dvc.cli import main; sys.exit(main())"

@@ -1,4 +1,7 @@
-"""A checkpoint opened to be measured, texts as its batches, and a trained one saved again."""
+"""Open a checkpoint to measure it, batch texts for it, and save a trained one.
+
+Importing this module registers the cut architectures with transformers.
+"""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -6,10 +9,20 @@ from pathlib import Path
 
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import effir  # noqa: F401  registers the cut architectures with transformers
 from effir.files import writing
+from effir.model.modeling import FAMILIES
+
+
+def register_architectures() -> None:
+    """Let ``AutoConfig`` and ``AutoModel`` open cut checkpoints; calling it again changes nothing."""
+    for model in FAMILIES.values():
+        AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
+        AutoModel.register(model.config_class, model, exist_ok=True)
+
+
+register_architectures()
 
 
 def load_model(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

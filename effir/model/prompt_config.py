@@ -24,7 +24,7 @@ PASSAGES = ("document", "passage", "corpus")  # sentence-transformers' names for
 
 
 @dataclass(frozen=True)
-class Habits:
+class PromptConfig:
     """How a model that is a retriever makes a vector.
 
     ``query_prompt`` is None where it has prompts, ``prompts`` by name, and none is for queries.
@@ -46,7 +46,7 @@ def transformer_of(folder: Path) -> Path:
     return folder / str(_modules(folder)[0].get("path", ""))
 
 
-def read_habits(folder: Path, source: str) -> Habits:
+def read_prompt_config(folder: Path, source: str) -> PromptConfig:
     """Read what a sentence-transformers folder says of itself, without opening the model.
 
     EffirError where that is more than effir can carry: other modules than a transformer, a pooling and a norm, another
@@ -71,27 +71,27 @@ def read_habits(folder: Path, source: str) -> Habits:
     prompts = _prompts(folder)
     document = next((prompts[name] for name in PASSAGES if name in prompts), "")
     others = prompts.keys() - {"query", *PASSAGES}
-    return Habits(MODES[mode], prompts.get("query", None if others else ""), document, tuple(sorted(prompts)))
+    return PromptConfig(MODES[mode], prompts.get("query", None if others else ""), document, tuple(sorted(prompts)))
 
 
-def write_habits(habits: Habits, folder: Path) -> None:
+def write_prompt_config(habits: PromptConfig, folder: Path) -> None:
     """Keep them beside the weights of the base model."""
     write_json(folder / HABITS, asdict(habits))
 
 
-def habits_of(base: Path) -> Habits:
-    """Read what :func:`write_habits` kept; EffirError where the base model is a bare language model."""
+def prompt_config_of(base: Path) -> PromptConfig:
+    """Read what :func:`write_prompt_config` kept; EffirError where the base model is a bare language model."""
     if not (base / HABITS).is_file():
         raise EffirError(
             "params.yaml asks for the base model's own pooling or prompt, but model.base is a bare language model: "
             "set retriever.pooling to last or mean, and both prompts to a text"
         )
-    said = read_json(base / HABITS, made_by="download")
-    return Habits(**{**said, "prompts": tuple(said["prompts"])})
+    said = read_json(base / HABITS)
+    return PromptConfig(**{**said, "prompts": tuple(said["prompts"])})
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = read_json(folder / "modules.json", made_by="download")
+    found: list[dict[str, Any]] = read_json(folder / "modules.json")
     return found
 
 
@@ -119,7 +119,7 @@ def _prompts(folder: Path) -> dict[str, str]:
     path = folder / "config_sentence_transformers.json"
     if not path.is_file():
         return {}
-    said = read_json(path, made_by="download")
+    said = read_json(path)
     prompts = {name: text for name, text in (said.get("prompts") or {}).items() if text}
     if (default := said.get("default_prompt_name")) in prompts:
         prompts.setdefault("query", prompts[default])
@@ -129,5 +129,5 @@ def _prompts(folder: Path) -> dict[str, str]:
 def _read(path: Path, source: str) -> dict[str, Any]:
     if not path.is_file():
         raise EffirError(f"{source} lacks {path.parent.name}/{path.name}: fetch the folder again")
-    found: dict[str, Any] = read_json(path, made_by="download")
+    found: dict[str, Any] = read_json(path)
     return found

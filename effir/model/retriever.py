@@ -1,5 +1,6 @@
 """A checkpoint as a sentence-transformers retriever: prompts, appended EOS, pooling, saving and loading."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-import effir  # noqa: F401  registers the cut architectures with transformers
+import effir.model.checkpoint  # noqa: F401  registers the cut architectures with transformers
 from effir.errors import EffirError
 from effir.files import require, writing
 
@@ -80,6 +81,16 @@ def append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
     )
 
 
+def copy_with_eos(base: Path, into: Path, eos: bool) -> None:
+    """Copy the checkpoint ``base``; with ``eos`` its tokenizer ends each text with EOS, as a retriever's does."""
+    with writing(into) as draft:
+        shutil.copytree(base, draft)
+        if eos:
+            tokenizer = AutoTokenizer.from_pretrained(base)
+            append_eos(tokenizer)
+            tokenizer.save_pretrained(draft)
+
+
 def save_retriever(model: SentenceTransformer, into: Path) -> None:
     """Write a folder; ``SentenceTransformer(folder, trust_remote_code=True)`` opens it where effir is not installed."""
     model.tokenizer.init_kwargs.pop("local_files_only", None)  # it is saved: the bytes would tell of HF_HUB_OFFLINE
@@ -89,7 +100,7 @@ def save_retriever(model: SentenceTransformer, into: Path) -> None:
 
 def open_retriever(folder: Path) -> SentenceTransformer:
     """Open a saved retriever; EffirError where there is none."""
-    require(folder / "modules.json", made_by="finetune")
+    require(folder / "modules.json")
     return SentenceTransformer(str(folder))
 
 

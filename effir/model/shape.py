@@ -138,7 +138,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read a checkpoint's config.json; EffirError where the folder is no Hugging Face checkpoint."""
     if not (folder / "config.json").is_file():
         raise EffirError(f"{folder} is no Hugging Face checkpoint, it has no config.json: name another folder")
-    config = read_json(folder / "config.json", made_by="download")
+    config = read_json(folder / "config.json")
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise EffirError(f"{folder / 'config.json'} names no model_type: give a Hugging Face checkpoint")
     return config

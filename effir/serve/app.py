@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from effir.encoding.encoder import TextEncoder
 from effir.errors import EffirError
 from effir.serve.batching import Batcher
-from effir.serve.documents import MANIFEST, Found, GrowingIndex
+from effir.serve.documents import MANIFEST, DocumentStore, Found
 from effir.serve.limits import BodyLimit, refusal, say_refusals
 from effir.serve.schema import (
     MOST_HITS,
@@ -56,7 +56,7 @@ class Service:
 
     def __init__(self, folder: Path, encoder: TextEncoder) -> None:
         self.folder, self.encoder = folder, encoder
-        self._changed, self.index = self._stamp(), GrowingIndex(folder)
+        self._changed, self.index = self._stamp(), DocumentStore(folder)
         self._model = self.index.manifest.model
         encoder.warm(*USUAL)
 
@@ -79,7 +79,7 @@ class Service:
     def _notice(self, surely: bool = False) -> None:
         stamp = self._stamp()
         if stamp != self._changed or surely:
-            index = GrowingIndex(self.folder)
+            index = DocumentStore(self.folder)
             if index.manifest.model.key != self._model.key:
                 raise EffirError(f"{self.folder} is an index of another model now: start the service again")
             self._changed, self.index = stamp, index

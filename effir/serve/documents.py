@@ -128,7 +128,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not (folder / MANIFEST).is_file():
         raise EffirError(f"{folder} holds no index: make one by `effir index build`")
     try:
-        found = read_json(folder / MANIFEST, made_by="index")
+        found = read_json(folder / MANIFEST)
         return Manifest(Model(**found["model"]), found["factory"], found["segments"])
     except (TypeError, KeyError):
         raise EffirError(
@@ -146,7 +146,7 @@ def checked_retriever(model: Model) -> Path:
     return folder
 
 
-class GrowingIndex:
+class DocumentStore:
     """An opened index; texts stay on disk and are read for what is found alone."""
 
     def __init__(self, folder: Path) -> None:

@@ -16,9 +16,9 @@ BATCH_TOKENS = 1024
 def retriever_folder(model: str) -> Path:
     """Find a retriever's folder: a registered version's, ``models:/<name>@<alias>``, or a path; EffirError for none."""
     if model.startswith(REGISTERED):
-        from effir.tracking.download import fetch_retriever
+        from effir.tracking.download import download_model
 
-        return fetch_retriever(model, state_dir("models"))
+        return download_model(model, state_dir("models"))
     folder = Path(model).expanduser()
     if not (folder / "modules.json").is_file():
         raise EffirError(f"{folder} holds no retriever: name a sentence-transformers folder, or models:/<name>@<alias>")

@@ -15,7 +15,7 @@ FORM = re.compile(r"models:/([^/@]+)(?:@|/)([^/@]+)")
 
 
 @reaching()
-def fetch_retriever(uri: str, cache: Path) -> Path:
+def download_model(uri: str, cache: Path) -> Path:
     """Return the folder of ``models:/<name>@<alias>`` or ``models:/<name>/<version>``.
 
     Where the store is a folder of this file system it is that of the version itself; from a server it is copied into

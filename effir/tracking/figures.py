@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from effir.errors import EffirError
+from effir.evaluation.variant import Variant
 from effir.files import read_json
-from effir.lab.comparison import Variant
 from effir.tracking import Store, first_line, is_loss, open_store, reaching
 from effir.tracking.runs import PARENT, PIPELINE, STAGE
 
@@ -139,4 +139,4 @@ def _refuse_stage_run(store: Store, condition: str) -> None:
 
 
 def _artifact(store: Store, run_id: str, path: str, folder: str) -> Any:
-    return read_json(Path(store.client.download_artifacts(run_id, path, folder)), made_by="register")
+    return read_json(Path(store.client.download_artifacts(run_id, path, folder)))

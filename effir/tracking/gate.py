@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from effir.evaluation.metrics import PairedTest, paired_test
-
-SIGNIFICANT = 0.05
+from effir.evaluation.significance import SIGNIFICANT, PairedTest, holm, paired_test
 
 
 @dataclass(frozen=True)
@@ -63,20 +61,6 @@ def refusals(challenger: Candidate, champion: Candidate | None, gate: Gate) -> l
                 f"(p = {p:.2g}, {tests[name].queries} queries)"
             )
     return found
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Correct p-values for their number: the smallest times n, the next times n - 1, never falling (Holm, 1979).
-
-    >>> holm({"a": 0.04, "b": 0.01})
-    {'b': 0.02, 'a': 0.04}
-    """
-    corrected: dict[str, float] = {}
-    highest = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        highest = min(1.0, max(highest, p_values[name] * (len(p_values) - rank)))
-        corrected[name] = highest
-    return corrected
 
 
 def _beyond_limits(challenger: Candidate, gate: Gate) -> list[str]:

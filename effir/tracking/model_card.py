@@ -6,7 +6,7 @@ from effir.params import Params
 from effir.tracking.provenance import Origin
 
 Figures = Mapping[str, float]
-DROPPED = {"mlp": "MLPs", "attention": "attentions", "block": "blocks", "either": "sublayers"}
+DROPPED = {"mlp": "MLPs", "attention": "attentions", "block": "blocks", "attention_or_mlp": "sublayers"}
 
 
 def description(quality: Mapping[str, Figures], cost: Figures) -> str:
@@ -36,15 +36,15 @@ def result_table(quality: Mapping[str, Figures], cost: Figures) -> str:
 
 def recipe(params: Params) -> str:
     """Say what the pipeline did to the base model, step by step; a stage that has nothing to do is not named."""
-    prune, teacher = params.prune, f"`{params.finetune.teacher}`" if params.finetune.teacher else ""
-    healers = {"tuned": teacher, "healed": "its own whole" if params.taught_by_own else teacher}
-    taught = {done: f", taught by {by}" if by else "" for done, by in healers.items()}
+    prune, teacher = params.prune, f"`{params.training.teacher}`" if params.training.teacher else ""
+    last = "its uncompressed model" if params.self_distilled else teacher
+    by_teacher, by_last = (f", distilled from {source}" if source else "" for source in (teacher, last))
     steps = {
-        f"tuned for {params.tune.steps} steps{taught['tuned']}": params.tune.steps > 0,
-        f"{prune.depth} {DROPPED[prune.sublayer]} dropped": prune.depth > 0,
-        f"restored for {params.restore.steps} steps": prune.depth > 0 and params.restore.steps > 0,
+        f"fine-tuned uncompressed for {params.finetune_full.steps} steps{by_teacher}": params.finetune_full.steps > 0,
+        f"{prune.depth} {DROPPED[params.analyze.sublayer]} dropped": prune.depth > 0,
+        f"hidden states distilled for {params.distill.steps} steps": prune.depth > 0 and params.distill.steps > 0,
         f"{prune.width:.0%} of its MLP channels kept": prune.width < 1,
-        f"healed for {params.finetune.steps} steps{taught['healed']}": params.finetune.steps > 0,
+        f"fine-tuned for {params.finetune.steps} steps{by_last}": params.finetune.steps > 0,
     }
     return "; ".join(step for step, done in steps.items() if done) or "nothing was cut or trained"
 

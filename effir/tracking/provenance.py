@@ -30,7 +30,7 @@ class GitState:
 class Origin:
     """What a model was made of: the source of its base model and its licence, the data's licences by set, the code.
 
-    ``teacher`` is the source of the model that taught it, if there was one; ``taught_by_own`` says that this one taught
+    ``teacher`` is the source of the model that taught it, if there was one; ``self_distilled`` says that this one taught
     the whole model, and the whole model what is left of it.
     """
 
@@ -39,14 +39,14 @@ class Origin:
     data_licences: Mapping[str, Sequence[str]]
     code: GitState
     teacher: str = ""
-    taught_by_own: bool = False
+    self_distilled: bool = False
 
     def tags(self) -> dict[str, str]:
         """Return it flat, as tags of a model version."""
         return {
             "model.base": self.base,
-            "finetune.teacher": self.teacher or "none",
-            "finetune.own_teacher": str(self.taught_by_own).lower(),
+            "training.teacher": self.teacher or "none",
+            "finetune.self_distillation": str(self.self_distilled).lower(),
             "licences": json.dumps({"model": self.licence, **{k: ", ".join(v) for k, v in self.data_licences.items()}}),
             "git.revision": self.code.revision,
             "git.dirty": str(self.code.is_dirty).lower(),
@@ -71,7 +71,7 @@ def licences_of(folders: Iterable[Path]) -> dict[str, list[str]]:
 def _licences(sources: Path) -> list[str]:
     if not sources.exists():
         return [UNSTATED]
-    return sorted({str(source.get("licence", UNSTATED)) for source in read_json(sources, made_by="download")})
+    return sorted({str(source.get("licence", UNSTATED)) for source in read_json(sources)})
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from effir.files import require, sha256_of, write_json, writing
+from effir.params import flatten
 from effir.tracking import Store, open_store, reaching
-from effir.tracking.runs import flatten, log_metrics
+from effir.tracking.runs import log_metrics
 
 CONTENT = "effir.sha256"
 PAPERS = "effir"
@@ -23,7 +24,7 @@ SERVING = ("sentence-transformers", "transformers", "torch")
 
 
 @dataclass(frozen=True)
-class Papers:
+class VersionFiles:
     """What a version carries beside its weights, so that it can be judged without the run that made it.
 
     ``card`` replaces the README.md of the registered folder, ``description`` heads the version (both Markdown);
@@ -45,7 +46,7 @@ def register_retriever(
     pipeline_run_id: str,
     tags: Mapping[str, str],
     alias: str = "challenger",
-    papers: Papers = Papers(),
+    papers: VersionFiles = VersionFiles(),
 ) -> int:
     """Register the sentence-transformers folder as the next version of model ``name``, move ``alias`` to it, return it.
 
@@ -53,7 +54,7 @@ def register_retriever(
     texts and gives (texts, dimension) float32 vectors, as documents, or as queries with
     ``params={"prompt_name": "query"}``. EffirError where the folder is missing.
     """
-    require(folder / "modules.json", made_by="finetune")
+    require(folder / "modules.json")
     store, content = open_store(), sha256_of(folder)
     version = _registered(store, name, pipeline_run_id, content)
     if version is None:
@@ -68,7 +69,9 @@ def _registered(store: Store, name: str, run: str, content: str) -> int | None:
     return next((int(version.version) for version in found if version.tags.get(CONTENT) == content), None)
 
 
-def _create_version(store: Store, name: str, model_id: str, run: str, tags: Mapping[str, str], papers: Papers) -> int:
+def _create_version(
+    store: Store, name: str, model_id: str, run: str, tags: Mapping[str, str], papers: VersionFiles
+) -> int:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -83,7 +86,7 @@ def _create_version(store: Store, name: str, model_id: str, run: str, tags: Mapp
     return int(made.version)
 
 
-def _upload(store: Store, folder: Path, run: str, content: str, papers: Papers) -> str:
+def _upload(store: Store, folder: Path, run: str, content: str, papers: VersionFiles) -> str:
     """Put the folder into the store as a logged model of ``run``; what a killed process began is completed."""
     condition = f"source_run_id = '{run}' and tags.`{CONTENT}` = '{content}'"
     begun = store.client.search_logged_models([store.experiment_id], condition)
@@ -114,7 +117,7 @@ def _put(store: Store, model: Any, folder: Path) -> None:
     shutil.copytree(folder, place, copy_function=_link, dirs_exist_ok=True)
 
 
-def _put_papers(store: Store, model: Any, papers: Papers) -> None:
+def _put_papers(store: Store, model: Any, papers: VersionFiles) -> None:
     """Add the papers, last: in a local store the card replaces a link, and never writes through it."""
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder)
@@ -145,7 +148,7 @@ def _link(source: str, target: str) -> str:
     return target
 
 
-def _begin(store: Store, run: str, content: str, papers: Papers) -> Any:
+def _begin(store: Store, run: str, content: str, papers: VersionFiles) -> Any:
     from mlflow.entities import LoggedModelOutput
 
     params = {key: str(value) for key, value in flatten(papers.params).items()}

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from effir.files import project_root, read_json
+from effir.params import flatten
 from effir.tracking import Store, open_store, reaching, store_lock
 
-Scalar = str | int | float | bool
 Point = tuple[str, float, int, int]  # metric, value, milliseconds since 1970, step
 Item = TypeVar("Item")
 
@@ -24,21 +24,6 @@ PIPELINE = "effir.pipeline"
 MADE_BY = "effir.made_by"
 LATE = "effir.logged_late"
 DESCRIPTION = "mlflow.note.content"
-
-
-def flatten(params: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Nested params to one level; lists, nulls and empty sections as JSON.
-
-    >>> flatten({"prune": {"width": 0.7, "depth": 10}, "data": {"eval": ["apidocs"], "mirror": None}})
-    {'prune.width': 0.7, 'prune.depth': 10, 'data.eval': '["apidocs"]', 'data.mirror': 'null'}
-    """
-    flat: dict[str, Scalar] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
-        else:
-            flat[key] = value if isinstance(value, Scalar) else json.dumps(value, ensure_ascii=False, default=str)
-    return flat
 
 
 def pipeline_identity(params: Mapping[str, Any]) -> dict[str, str]:
@@ -82,7 +67,7 @@ def finish_pipeline(
     ``hashes`` (DVC path to md5) become the artifact ``dvc.lock.json``, the model ``card`` becomes ``README.md``;
     ``description`` is Markdown that MLflow shows at the head of the run.
     """
-    made_by = [read_json(records / f"{stage}.json", made_by=stage) for stage in stages]
+    made_by = [read_json(records / f"{stage}.json") for stage in stages]
     store, pipeline = open_store(), pipeline_run(params)
     log_params(store, pipeline, params)
     _log_changed_metrics(store, pipeline, metrics)

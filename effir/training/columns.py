@@ -21,7 +21,7 @@ def by_part(examples: Sequence[Example], batch_size: int) -> dict[str, Dataset]:
         if len(chosen) < batch_size:
             raise EffirError(
                 f"{len(chosen)} training examples{' of ' + name if name else ''} cannot fill a batch of {batch_size}: "
-                "lower batch_size" + (f", raise finetune.examples, or give {name} more weight" if name else "")
+                "lower batch_size" + (f", raise training.examples, or give {name} more weight" if name else "")
             )
     whole = as_columns(examples)
     return {name: whole.select(chosen) for name, chosen in rows.items()} if len(rows) > 1 else {"": whole}

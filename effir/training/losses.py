@@ -39,7 +39,7 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherTerm:
     """A teacher, the ``weight`` of its preferences in the loss, and the ``temperature`` that divides its scores.
 
     ``vectors`` is the weight of its embeddings themselves; above 0 they must have the retriever's dimension.
@@ -52,11 +52,11 @@ class Lesson:
 
 
 def ranking_loss(
-    model: SentenceTransformer, temperature: float, lesson: Lesson | None = None, mini_batch: int = 0
+    model: SentenceTransformer, temperature: float, teacher_term: TeacherTerm | None = None, mini_batch: int = 0
 ) -> nn.Module:
     """InfoNCE over a query's positive, every other document of the batch, and all hard negatives (EffiR, sec. 3).
 
-    With a ``lesson``, the teacher's term is added. With a ``mini_batch``, activations of so many texts are held at a
+    With a ``teacher_term``, the teacher's term is added. With a ``mini_batch``, activations of so many texts are held at a
     time, and every text is read twice; the loss and its gradients are the same.
     """
     settings = {
@@ -67,9 +67,11 @@ def ranking_loss(
     # On an accelerator one part is the whole, and cached gradients want to see the distributed model itself.
     encoder: Any = model if torch.accelerator.is_available() else ByLength(model)
     loss: nn.Module = (
-        TaughtRanking(encoder, lesson, **settings) if lesson else MultipleNegativesRankingLoss(encoder, **settings)
+        TeacherRankingLoss(encoder, teacher_term, **settings)
+        if teacher_term
+        else MultipleNegativesRankingLoss(encoder, **settings)
     )
-    return CachedRanking(model, loss, mini_batch) if mini_batch else loss
+    return CachedRankingLoss(model, loss, mini_batch) if mini_batch else loss
 
 
 def cosine(queries: Tensor, documents: Tensor) -> Tensor:
@@ -78,31 +80,31 @@ def cosine(queries: Tensor, documents: Tensor) -> Tensor:
         return normalize(queries.float(), dim=-1) @ normalize(documents.float(), dim=-1).T
 
 
-class TaughtRanking(MultipleNegativesRankingLoss):
+class TeacherRankingLoss(MultipleNegativesRankingLoss):
     """InfoNCE plus the divergence from a teacher's distribution over positive, hard and in-batch negatives.
 
     (EffiR, sec. 3.) Beside it, not the paper's, the distance to the teacher's own vectors. Labels are the rows of a
     batch's examples. With several processes the teacher judges each one's own batch.
     """
 
-    def __init__(self, model: nn.Module, lesson: Lesson, **settings: Any) -> None:
+    def __init__(self, model: nn.Module, teacher_term: TeacherTerm, **settings: Any) -> None:
         super().__init__(model, **settings)
-        self.lesson = lesson
+        self.teacher_term = teacher_term
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
         """Return the scalar loss of a batch's embeddings, (batch, hidden) a column: query, positive, negatives."""
         loss: Tensor = super().compute_loss_from_embeddings(embeddings, labels)
-        lesson = self.lesson
-        if lesson.weight:
+        teacher_term = self.teacher_term
+        if teacher_term.weight:
             found = cosine(embeddings[0], torch.cat(embeddings[1:])) * self.scale
-            wanted = lesson.teacher.scores(labels).to(found.device) / lesson.temperature
-            loss = loss + lesson.weight * divergence(found, wanted)
-        if lesson.vectors:
-            loss = loss + lesson.vectors * distance(torch.cat(embeddings), lesson.teacher.vectors(labels))
+            wanted = teacher_term.teacher.scores(labels).to(found.device) / teacher_term.temperature
+            loss = loss + teacher_term.weight * divergence(found, wanted)
+        if teacher_term.vectors:
+            loss = loss + teacher_term.vectors * distance(torch.cat(embeddings), teacher_term.teacher.vectors(labels))
         return loss
 
 
-class CachedRanking(CachedMultipleNegativesRankingLoss):
+class CachedRankingLoss(CachedMultipleNegativesRankingLoss):
     """A ranking loss in the memory of a mini-batch, by gradients that are kept (Gao et al., 2021, "GradCache")."""
 
     def __init__(self, model: SentenceTransformer, whole: Any, mini_batch: int) -> None:

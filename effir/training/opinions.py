@@ -13,10 +13,10 @@ QUERIES, DOCUMENTS, PAIRS = "queries", "documents", "pairs"
 """What vectors or scores are of: the names of two files each, ``.npy`` and ``.txt``, the digests of the texts."""
 
 
-def drawn(examples: Sequence[Example], count: int) -> list[Example]:
+def draw_examples(examples: Sequence[Example], count: int) -> list[Example]:
     """Take ``count`` examples, those whose query has the lowest SHA-256, in their order; all of them with 0.
 
-    >>> [e.query for e in drawn([Example(query, "", ()) for query in "abcd"], 2)]
+    >>> [e.query for e in draw_examples([Example(query, "", ()) for query in "abcd"], 2)]
     ['c', 'd']
     """
     if not 0 < count < len(examples):
@@ -25,7 +25,7 @@ def drawn(examples: Sequence[Example], count: int) -> list[Example]:
     return [example for example in examples if digest(example.query) <= last][:count]
 
 
-def no_teacher(into: Path) -> None:
+def write_no_teacher(into: Path) -> None:
     """Keep that there is none."""
     with writing(into) as draft:
         draft.mkdir()

@@ -16,7 +16,7 @@ from effir.data.examples import Example
 from effir.training.trainer import Adapters, Log, Schedule, fit_adapters
 
 
-class RestorationLoss(nn.Module):
+class HiddenStateLoss(nn.Module):
     """Mean ``1 - cos`` between the final hidden states of a model and of its teacher, over the real tokens of a batch.
 
     The teacher is the model before it was cut: no judgement is needed, and each token teaches, not each pair. It runs
@@ -41,7 +41,7 @@ class RestorationLoss(nn.Module):
         return torch.cat(distances).mean()
 
 
-def restore(
+def distill(
     model: SentenceTransformer,
     teacher: SentenceTransformer,
     examples: Sequence[Example],
@@ -59,5 +59,5 @@ def restore(
     if schedule.steps:
         pack(teacher[0].model, arithmetic(schedule.precision))
     pairs = [replace(example, negatives=()) for example in examples]
-    loss = RestorationLoss(model, teacher, schedule.precision)
+    loss = HiddenStateLoss(model, teacher, schedule.precision)
     return fit_adapters(model, pairs, loss, adapters, schedule, checkpoints, log)

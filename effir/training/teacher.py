@@ -78,7 +78,9 @@ class CrossEncoder:
         return found.reshape(count, documents * count)
 
 
-def surely_negative(examples: Sequence[Example], own: NDArray[np.float32], margin: float, count: int) -> list[Example]:
+def without_false_negatives(
+    examples: Sequence[Example], own: NDArray[np.float32], margin: float, count: int
+) -> list[Example]:
     """Keep of each example's negatives the ``count`` hardest that are surely none of its answers, in their order.
 
     Those are the ones that the teacher scores, ``own`` (examples, 1 + negatives), below its positive less ``margin``.
@@ -93,7 +95,7 @@ def surely_negative(examples: Sequence[Example], own: NDArray[np.float32], margi
     return chosen
 
 
-def confused(examples: Sequence[Example], teacher: BiEncoder, count: int) -> list[Example]:
+def mined_by_teacher(examples: Sequence[Example], teacher: BiEncoder, count: int) -> list[Example]:
     """Give each example the ``count`` documents that the teacher ranks highest and that are no answers of its query.
 
     Searched are all documents of all examples, as in "ANCE" (Xiong et al., 2021), once. An answer is a positive of
@@ -124,7 +126,7 @@ def load_teacher(folder: Path, examples: Sequence[Example]) -> Teacher | None:
 
     EffirError where it read other texts.
     """
-    manifest = read_json(folder / MANIFEST, made_by="teach")
+    manifest = read_json(folder / MANIFEST)
     if not manifest["source"]:
         return None
     if manifest["kind"] == "cross-encoder":
@@ -139,13 +141,13 @@ def load_teacher(folder: Path, examples: Sequence[Example]) -> Teacher | None:
     )
 
 
-def taught_examples(
+def with_hard_negatives(
     folder: Path, examples: Sequence[Example], margin: float, count: int, miner: Literal["bm25", "teacher"] = "bm25"
 ) -> tuple[list[Example], Teacher | None]:
     """Choose ``count`` hard negatives for each example, by the teacher where there is one, and return both.
 
     Without one they are the first. With the ``miner`` ``teacher`` they are its own, not those that the examples bring:
-    see :func:`surely_negative`, :func:`confused` and :func:`load_teacher`. EffirError: a cross-encoder, which cannot
+    see :func:`without_false_negatives`, :func:`confused` and :func:`load_teacher`. EffirError: a cross-encoder, which cannot
     search.
     """
     teacher = load_teacher(folder, examples)
@@ -153,15 +155,15 @@ def taught_examples(
         return [replace(example, negatives=example.negatives[:count]) for example in examples], None
     if miner == "teacher":
         if not isinstance(teacher, BiEncoder):
-            raise EffirError("finetune.teacher is a cross-encoder, which cannot search: set finetune.miner to bm25")
-        examples = confused(examples, teacher, max(CANDIDATES, count))
+            raise EffirError("training.teacher is a cross-encoder, which cannot search: set training.miner to bm25")
+        examples = mined_by_teacher(examples, teacher, max(CANDIDATES, count))
         if len(examples[0].negatives) < count:
             raise EffirError(
                 f"the teacher finds {len(examples[0].negatives)} documents that are no answers, fewer than "
-                f"finetune.negatives = {count}: lower it, or raise finetune.examples"
+                f"training.negatives = {count}: lower it, or raise training.examples"
             )
         teacher = BiEncoder(teacher.queries, teacher.documents, teacher.query, _documents(folder, examples))
-    chosen = surely_negative(examples, teacher.own, margin, count)
+    chosen = without_false_negatives(examples, teacher.own, margin, count)
     return chosen, load_teacher(folder, chosen)
 
 
@@ -171,7 +173,7 @@ def _documents(folder: Path, examples: Sequence[Example]) -> NDArray[np.int64]:
 
 
 def _rows(folder: Path, name: str, texts: Iterable[str]) -> NDArray[np.int64]:
-    lines = require(folder / f"{name}.txt", made_by="teach").read_text(encoding="ascii").split()
+    lines = require(folder / f"{name}.txt").read_text(encoding="ascii").split()
     row_of = {line: row for row, line in enumerate(lines)}
     try:
         return np.array([row_of[digest(text)] for text in texts], dtype=np.int64)

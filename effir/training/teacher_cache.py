@@ -15,7 +15,7 @@ from effir.encoding.shards import Vectors, encode_shards
 from effir.encoding.text_reader import POOLING
 from effir.errors import EffirError
 from effir.files import read_json, write_json, writing
-from effir.model.prompt_config import read_habits
+from effir.model.prompt_config import read_prompt_config
 from effir.training.opinions import DOCUMENTS, MANIFEST, PAIRS, QUERIES, digest, pairs_of
 
 SHARD = 512
@@ -26,7 +26,9 @@ BATCH_TOKENS = 1024
 Read = Callable[[list[str]], Vectors]
 
 
-def teach(source: str, folder: Path, examples: Sequence[Example], into: Path, *, max_tokens: int, work: Path) -> str:
+def cache_teacher_scores(
+    source: str, folder: Path, examples: Sequence[Example], into: Path, *, max_tokens: int, work: Path
+) -> str:
     """Let the model in ``folder`` read all texts of ``examples`` and keep its opinion as ``into``; returns its kind.
 
     A bi-encoder is asked for vectors of queries and documents, a cross-encoder for a score a pair of a query and one
@@ -55,18 +57,18 @@ def kind_of(folder: Path) -> str:
     sentence-transformers saves both as modules and says which in a file of its own, which older folders lack.
     """
     own, config = (
-        read_json(folder / name, "teach") if (folder / name).is_file() else {}
+        read_json(folder / name) if (folder / name).is_file() else {}
         for name in ("config_sentence_transformers.json", "config.json")
     )
     classifies = any("SequenceClassification" in name for name in config.get("architectures") or ())
     if own.get("model_type") == "CrossEncoder" or (classifies and not (folder / "modules.json").is_file()):
         if len(config.get("id2label") or [1]) > 1:
-            raise EffirError(f"{folder} sorts into several classes: finetune.teacher must give one score a pair")
+            raise EffirError(f"{folder} sorts into several classes: training.teacher must give one score a pair")
         return "cross-encoder"
     if (folder / "modules.json").is_file():
         return "bi-encoder"
     raise EffirError(
-        f"{folder} is no teacher: finetune.teacher must name a sentence-transformers folder or a cross-encoder"
+        f"{folder} is no teacher: training.teacher must name a sentence-transformers folder or a cross-encoder"
     )
 
 
@@ -75,12 +77,12 @@ def is_retriever(folder: Path) -> bool:
     from effir.model.modeling import FAMILIES
 
     try:
-        read_habits(folder, str(folder))
+        read_prompt_config(folder, str(folder))
     except EffirError:
         return False
-    config = read_json(folder / "config.json", "teach") if (folder / "config.json").is_file() else {}
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     pooling = folder / "1_Pooling/config.json"
-    pooled = read_json(pooling, "teach").get("pooling_mode") if pooling.is_file() else None
+    pooled = read_json(pooling).get("pooling_mode") if pooling.is_file() else None
     return str(config.get("model_type")).removeprefix("effir_") in FAMILIES and pooled in POOLING
 
 

@@ -23,12 +23,12 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
-from effir.cpu.lora_kernel import frozen_products
+from effir.cpu.lora_kernel import lora_products
 from effir.cpu.precision import Precision, arithmetic, uses_bfloat16
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.training.columns import by_part
-from effir.training.losses import Lesson, ranking_loss
+from effir.training.losses import TeacherTerm, ranking_loss
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRAINED = "trained.safetensors"
@@ -60,7 +60,7 @@ class Adapters:
     dropout: float
 
 
-def heal(
+def finetune(
     model: SentenceTransformer,
     examples: Sequence[Example],
     *,
@@ -69,15 +69,15 @@ def heal(
     schedule: Schedule,
     checkpoints: Path,
     log: Log,
-    lesson: Lesson | None = None,
+    teacher_term: TeacherTerm | None = None,
     mini_batch: int = 0,
 ) -> list[dict[str, float]]:
     """Fine-tune a cut model with LoRA and InfoNCE, in place, and fold the adapters in (EffiR, sec. 3).
 
-    ``lesson`` and ``mini_batch`` are :func:`effir.training.losses.ranking_loss`'s. Returns the loss curve, rows of
+    ``teacher_term`` and ``mini_batch`` are :func:`effir.training.losses.ranking_loss`'s. Returns the loss curve, rows of
     ``step``, ``loss`` and ``learning_rate``; with 0 steps, none and an unhealed model.
     """
-    loss = ranking_loss(model, temperature, lesson, mini_batch)
+    loss = ranking_loss(model, temperature, teacher_term, mini_batch)
     return fit_adapters(model, examples, loss, adapters, schedule, checkpoints, log)
 
 
@@ -110,13 +110,13 @@ def fit(
     """Train what requires a gradient, in place; a killed run goes on from its last checkpoint in ``checkpoints``.
 
     The caller keys ``checkpoints`` by everything that decides the outcome, and removes it once the model is saved
-    (:func:`effir.training.checkpoints.resumable`). Returns the loss curve, the part before a kill included. Every batch
+    (:func:`effir.files.resumable`). Returns the loss curve, the part before a kill included. Every batch
     is of one part of a mixture, parts in proportion to their examples: documents of another kind are no negatives to
     learn from.
     """
     parts, logging = by_part(examples, schedule.batch_size), _Logging(log)
-    with _prepared(model, schedule.max_tokens), frozen_products(model, arithmetic(schedule.precision)):
-        trainer = HealingTrainer(
+    with _prepared(model, schedule.max_tokens), lora_products(model, arithmetic(schedule.precision)):
+        trainer = RetrieverTrainer(
             model=model,
             args=_arguments(model, schedule, checkpoints),
             train_dataset=DatasetDict(parts) if len(parts) > 1 else parts.popitem()[1],
@@ -151,7 +151,7 @@ def merge_adapters(model: SentenceTransformer) -> None:
     model.eval()
 
 
-class HealingTrainer(SentenceTransformerTrainer):
+class RetrieverTrainer(SentenceTransformerTrainer):
     """The sentence-transformers trainer, whose checkpoints hold only what trains: adapters or gates."""
 
     def takes(self, checkpoint: str) -> bool:

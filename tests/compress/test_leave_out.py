@@ -8,7 +8,7 @@ import torch
 
 from effir.compress.cut import cut_checkpoint
 from effir.compress.drop_order import parameters_saved
-from effir.compress.leave_out import change_without_each, drop_order
+from effir.compress.leave_out import greedy_order, leave_one_out
 from effir.cpu.prepacked_linear import pack
 from effir.errors import EffirError
 from effir.model.checkpoint import load_model
@@ -35,7 +35,7 @@ def test_every_step_drops_what_changes_the_really_cut_model_least(
     whole: Path, batch: Batch, kind: Sublayer, tmp_path: Path
 ) -> None:
     shape = shape_of(whole)
-    found = drop_order(load_model(whole)[0], shape, [batch], [kind], count=2)
+    found = greedy_order(load_model(whole)[0], shape, [batch], [kind], count=2)
     for drop in found:
         changes = {
             layer: change_of(whole, shape.without(kind, [layer]), batch, tmp_path / f"{len(list(tmp_path.iterdir()))}")
@@ -51,7 +51,7 @@ def test_several_kinds_are_weighed_by_the_parameters_that_they_save(
 ) -> None:
     whole = whole_checkpoint("llama")
     shape, change = shape_of(whole), 0.0
-    for number, drop in enumerate(drop_order(load_model(whole)[0], shape, [batch], ["attention", "mlp"], count=3)):
+    for number, drop in enumerate(greedy_order(load_model(whole)[0], shape, [batch], ["attention", "mlp"], count=3)):
         rises: dict[tuple[str, int], float] = {}
         kinds: list[Sublayer] = ["attention", "mlp"]
         for kind in kinds:
@@ -70,10 +70,10 @@ def test_each_alone_is_the_first_step_of_one_by_one(
 ) -> None:
     whole = whole_checkpoint("qwen3")
     model, shape = load_model(whole)[0], shape_of(whole)
-    scores = change_without_each(model, shape, [batch], ["mlp", "block"])
+    scores = leave_one_out(model, shape, [batch], ["mlp", "block"])
     expected = [change_of(whole, shape.without("mlp", [layer]), batch, tmp_path / str(layer)) for layer in range(4)]
     assert scores["mlp"] == pytest.approx(expected, abs=1e-5)
-    (drop,) = drop_order(model, shape, [batch], ["block"], count=1)
+    (drop,) = greedy_order(model, shape, [batch], ["block"], count=1)
     assert scores["block"][drop.layer] == drop.change == min(scores["block"])
 
 
@@ -84,7 +84,7 @@ def test_the_model_computes_afterwards_what_it_did_before(
     model = load_model(whole)[0]
     with torch.inference_mode():
         before = model(**batch).last_hidden_state
-        drop_order(model, shape_of(whole), [batch], ["block"], count=2)
+        greedy_order(model, shape_of(whole), [batch], ["block"], count=2)
         assert torch.equal(model(**batch).last_hidden_state, before)
 
 
@@ -92,7 +92,7 @@ def test_packed_matrices_choose_the_same(whole_checkpoint: Callable[[str], Path]
     whole = whole_checkpoint("llama")
     plain, packed = (load_model(whole)[0] for _ in "ab")
     pack(packed, torch.float32)
-    one, other = (drop_order(model, shape_of(whole), [batch], ["mlp"], count=3) for model in (plain, packed))
+    one, other = (greedy_order(model, shape_of(whole), [batch], ["mlp"], count=3) for model in (plain, packed))
     assert [drop.layer for drop in one] == [drop.layer for drop in other]
 
 
@@ -101,9 +101,9 @@ def test_a_cut_model_goes_on_with_what_is_left(
 ) -> None:
     whole = whole_checkpoint("llama")
     shape = shape_of(whole)
-    first, second = drop_order(load_model(whole)[0], shape, [batch], ["mlp"], count=2)
+    first, second = greedy_order(load_model(whole)[0], shape, [batch], ["mlp"], count=2)
     cut_checkpoint(whole, tmp_path / "cut", shape.without("mlp", [first.layer]))
-    (found,) = drop_order(load_model(tmp_path / "cut")[0], shape_of(tmp_path / "cut"), [batch], ["mlp"], count=1)
+    (found,) = greedy_order(load_model(tmp_path / "cut")[0], shape_of(tmp_path / "cut"), [batch], ["mlp"], count=1)
     # Its change is to the cut model, the second's to the whole one: they are the same choice.
     assert found.layer == second.layer
     expected = change_of(
@@ -115,4 +115,4 @@ def test_a_cut_model_goes_on_with_what_is_left(
 def test_more_than_there_are_is_refused(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
     whole = whole_checkpoint("llama")
     with pytest.raises(EffirError, match="5 sublayers are to be dropped, but the model has 4: drop fewer"):
-        drop_order(load_model(whole)[0], shape_of(whole), [batch], ["mlp"], count=5)
+        greedy_order(load_model(whole)[0], shape_of(whole), [batch], ["mlp"], count=5)

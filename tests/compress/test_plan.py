@@ -106,4 +106,4 @@ def test_what_cannot_be_planned_is_one_sentence(
 def test_a_ranking_of_two_kinds_is_refused(mistral: Path) -> None:
     whole = plan(str(mistral), "mlp", 0, 1.0, tokens=1).whole
     with pytest.raises(EffirError, match="the size of a cut by either cannot be foreseen"):
-        planned(whole, "either", 1, 1.0)
+        planned(whole, "attention_or_mlp", 1, 1.0)

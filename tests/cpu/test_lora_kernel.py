@@ -3,7 +3,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from effir.cpu.lora_kernel import frozen_products
+from effir.cpu.lora_kernel import lora_products
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,7 +28,7 @@ def test_output_and_gradient_are_those_of_the_plain_layer(bias: bool) -> None:
     model = model_of(nn.Linear(24, 40, bias=bias), nn.SiLU(), nn.Linear(40, 8, bias=bias))
     inputs = torch.randn(3, 5, 24)
     expected = output_and_gradient(model, inputs)
-    with frozen_products(model, torch.float32):
+    with lora_products(model, torch.float32):
         found = output_and_gradient(model, inputs)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
@@ -38,7 +38,7 @@ def test_bfloat16_is_what_autocast_computes() -> None:
     model, inputs = model_of(nn.Linear(64, 96)), torch.randn(7, 64)
     with torch.autocast("cpu", torch.bfloat16):
         expected = output_and_gradient(model, inputs)
-        with frozen_products(model, torch.bfloat16):
+        with lora_products(model, torch.bfloat16):
             found = output_and_gradient(model, inputs)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
@@ -49,7 +49,7 @@ def test_what_trains_is_left_alone_and_gets_its_gradient() -> None:
     frozen, training = nn.Linear(4, 4), nn.Linear(4, 4)
     model = model_of(frozen, training)
     training.requires_grad_(True)
-    with frozen_products(model, torch.float32):
+    with lora_products(model, torch.float32):
         assert "forward" in vars(frozen)
         assert "forward" not in vars(training)
         model(torch.randn(2, 4)).sum().backward()
@@ -64,7 +64,7 @@ def test_hooks_parameters_and_names_stay_and_leaving_undoes_it_even_after_an_exc
     doubled = model(inputs)
 
     def fail_inside() -> None:
-        with frozen_products(model, torch.float32):
+        with lora_products(model, torch.float32):
             assert "forward" in vars(model[0])
             torch.testing.assert_close(model(inputs), doubled)
             assert [name for name, _ in model.named_modules()] == names
@@ -108,7 +108,7 @@ def test_an_adapters_output_and_gradients_are_those_of_peft(dtype: torch.dtype) 
     model, inputs = adapted(), torch.randn(3, 5, 24)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         expected = all_gradients(model, inputs)
-        with frozen_products(model, dtype):
+        with lora_products(model, dtype):
             found = all_gradients(model, inputs)
             packed = [name for name, module in model.named_modules() if "forward" in vars(module)]
     assert packed == ["base_model.model.first", "base_model.model.second"]  # and their base layers not once more
@@ -124,13 +124,13 @@ def test_adapters_that_are_switched_off_are_left_to_peft() -> None:
     model, inputs = adapted().eval(), torch.randn(3, 24)
     with model.disable_adapter():
         expected = model(inputs)
-        with frozen_products(model, torch.float32):
+        with lora_products(model, torch.float32):
             torch.testing.assert_close(model(inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_with_dropout_the_adapter_stays_peft_s_and_its_base_is_packed() -> None:
     model = adapted(dropout=0.5).eval()
     layer = model.base_model.model.first
-    with frozen_products(model, torch.float32):
+    with lora_products(model, torch.float32):
         assert "forward" not in vars(layer)
         assert "forward" in vars(layer.base_layer)

@@ -8,14 +8,8 @@ import pytest
 from beir.retrieval.evaluation import EvaluateRetrieval
 
 from effir.errors import EffirError
-from effir.evaluation.metrics import (
-    CUTOFFS,
-    bootstrap_bounds,
-    bootstrap_ratio,
-    evaluate_run,
-    paired_test,
-    summary,
-)
+from effir.evaluation.metrics import CUTOFFS, evaluate_run, summary
+from effir.evaluation.significance import bootstrap_bounds, bootstrap_ratio, paired_test
 
 Run = dict[str, dict[str, float]]
 Judgements = dict[str, dict[str, int]]

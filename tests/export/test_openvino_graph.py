@@ -13,7 +13,7 @@ import torch
 from effir.data.beir import Collection
 from effir.encoding import openvino
 from effir.encoding.backends import open_encoder
-from effir.encoding.outliers import peaks
+from effir.encoding.outliers import outlier_ratios
 from effir.encoding.pooled_decoder import PooledDecoder
 from effir.encoding.text_reader import TextReader
 from effir.errors import EffirError
@@ -105,7 +105,7 @@ def test_outliers_are_found_under_the_names_that_the_graph_has(retriever: Callab
     folder = retriever()
     model = PooledDecoder(load_model(folder)[0], "last", traced=True).eval()
     tokens = TextReader.open(folder).read(TEXTS, "document")
-    found = peaks(model, tokens)
+    found = outlier_ratios(model, tokens)
     # Three layers of seven products; of the last, those that only the pooled token passes are wrapped.
     assert len(found) == 21
     assert "decoder.layers.2.mlp.inner.down_proj" in found
@@ -113,7 +113,7 @@ def test_outliers_are_found_under_the_names_that_the_graph_has(retriever: Callab
     with torch.no_grad():
         model.decoder.layers[0].mlp.up_proj.weight[5] *= 1e4  # one channel of 32 above all others: the root of 32
     name = "decoder.layers.0.mlp.down_proj"
-    assert found[name] < peaks(model, tokens)[name]
+    assert found[name] < outlier_ratios(model, tokens)[name]
 
 
 def test_products_with_outliers_keep_their_weights(

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from effir.errors import EffirError
-from effir.lab.comparison import Comparison, Variant, compare, query_differences
+from effir.evaluation.variant import Variant
+from effir.lab.comparison import Comparison, compare, query_differences
 from effir.lab.seeds import over_seeds
 from effir.lab.table import footnotes, heading, rows, sentences
 
@@ -155,7 +156,7 @@ def test_the_best_of_a_row_is_the_highest_quality_the_smallest_size_the_greatest
 
 
 def test_seeds_are_joined_in_one_column_with_their_spread() -> None:
-    ours = [variant(f"ours{i}", 0.6 + 0.1 * i, params={"finetune.seed": i, "prune.width": 0.6}) for i in range(2)]
+    ours = [variant(f"ours{i}", 0.6 + 0.1 * i, params={"training.seed": i, "prune.width": 0.6}) for i in range(2)]
     found = compare([variant("whole", 0.75), *over_seeds(ours)])
     assert [each.name for each in found.variants] == ["whole", "ours0"]
     assert cells(found, "difference") == ("baseline", "-0.100 **")
@@ -172,7 +173,7 @@ def test_a_test_between_single_seeds_says_what_it_cannot_know() -> None:
 
 
 def test_what_is_to_be_doubted_of_a_seed_is_to_be_doubted_of_their_mean() -> None:
-    seeds = [variant(f"s{i}", params={"finetune.seed": i}, notes=(f"s{i} is old", "all are old")) for i in range(2)]
+    seeds = [variant(f"s{i}", params={"training.seed": i}, notes=(f"s{i} is old", "all are old")) for i in range(2)]
     (one,) = over_seeds(seeds)
     assert one.notes == ("s0 is old", "all are old", "s1 is old")
 

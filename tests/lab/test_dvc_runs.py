@@ -40,7 +40,7 @@ def write_figures(width: float, ndcg: float) -> None:
         "metrics/removed.json": {"ndcg_at_10": 0.0},
         "reports/drop_order.json": [{"sublayer": "mlp", "layer": 3, "change": 0.1}, {"sublayer": "mlp", "layer": 1}],
         "reports/slimming.json": {"method": "slimming", "widths": [8, 6, 8, 0], "scores": None},
-        "reports/restore_loss.json": [],
+        "reports/distill_loss.json": [],
         "reports/finetune_loss.json": [{"step": 5, "loss": width, "learning_rate": 0.1}],
         "metrics/cost.json": {"document_speedup": 1 / width},
         "reports/apidocs-queries.json": {f"q{i}": {"ndcg_at_10": ndcg, "recall_at_10": 0.0} for i in range(10)},

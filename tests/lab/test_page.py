@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from effir.lab.comparison import Comparison, Variant, compare
+from effir.evaluation.variant import Variant
+from effir.lab.comparison import Comparison, compare
 from effir.lab.page import render_page, write_page
 
 EVIL = '<script>alert("1")</script>'

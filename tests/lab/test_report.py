@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from effir.errors import EffirError
+from effir.evaluation.variant import Variant
 from effir.files import write_json
-from effir.lab.comparison import Variant
 from effir.lab.pareto_plot import FLOOR, pareto
 from effir.lab.report import report, table, variant_of
 from effir.lab.seeds import over_seeds
@@ -86,7 +86,7 @@ def test_one_run_is_not_said_to_be_tested() -> None:
 
 def test_seeds_of_one_recipe_are_one_row_with_their_spread(tmp_path: Path) -> None:
     ours = [
-        {**row(name, 0.5, 0.4 + 0.1 * seed), "settings": {"finetune.seed": seed}}
+        {**row(name, 0.5, 0.4 + 0.1 * seed), "settings": {"training.seed": seed}}
         for seed, name in enumerate(["ours", "ours-seed1"])
     ]
     write_json(
@@ -102,7 +102,7 @@ def test_seeds_that_are_none_are_refused_and_what_all_share_stays_to_the_last_di
     level = 0.43148404978982213  # three times this, over three, is another number
     figures = {"ndcg_at_10": 0.5, "bm25_ndcg_at_10": level}
     rows = [
-        {**row(f"s{i}", 0.5, 0.4), "quality": {"tiny": figures}, "settings": {"finetune.seed": i}} for i in range(3)
+        {**row(f"s{i}", 0.5, 0.4), "quality": {"tiny": figures}, "settings": {"training.seed": i}} for i in range(3)
     ]
     (one,) = over_seeds([variant_of(each) for each in rows])
     assert (one.name, one.quality["tiny"]["bm25_ndcg_at_10"]) == ("s0", level)

@@ -11,13 +11,12 @@ import yaml
 
 from effir.cli.profiles import use_profiles
 from effir.errors import EffirError
-from effir.lab.comparison import Scalar, Variant
+from effir.evaluation.variant import Variant
 from effir.lab.overrides import assignment, set_over
 from effir.lab.provenance_check import made_otherwise
 from effir.lab.space import Value
 from effir.lab.studies import Study, in_experiments, read_study, run_study
-from effir.params import check_params
-from effir.tracking.runs import flatten
+from effir.params import Scalar, check_params, flatten
 
 PLAN = """
 question: Which?
@@ -28,7 +27,7 @@ runs:
 """
 
 
-PARAMS = {"finetune.seed": 0, "finetune.steps": 100, "data.mirror": "file:///here"}
+PARAMS = {"training.seed": 0, "finetune.steps": 100, "data.mirror": "file:///here"}
 
 
 class Pipeline:
@@ -84,7 +83,7 @@ def test_a_row_keeps_what_its_run_was_and_found(study: Study, tmp_path: Path) ->
     pipeline = Pipeline()
     rows = studied(study, tmp_path, pipeline)
     assert [name for name, _ in pipeline.ran] == ["direct-full", "direct-mlp-2"]
-    assert rows[1]["params"].items() >= {"finetune.seed": 0, "finetune.steps": 0, "prune.depth": 2}.items()
+    assert rows[1]["params"].items() >= {"training.seed": 0, "finetune.steps": 0, "prune.depth": 2}.items()
     assert "data.mirror" not in rows[1]["params"]
     assert rows[1]["scores"] == {"tiny": {"q": 0.1235}}
     assert rows[1]["losses"] == {"finetune": [[5, 0.1235]]}
@@ -104,17 +103,17 @@ def test_seeds_are_runs_of_their_own_that_come_last_seed_by_seed(tmp_path: Path)
     (tmp_path / "seeded.yaml").write_text(PLAN + "seeds: {mlp-2: 3, full: 2}", encoding="utf-8")
     runs = read_study(tmp_path / "seeded.yaml").runs
     assert list(runs) == ["full", "mlp-2", "mlp-2-seed1", "full-seed1", "mlp-2-seed2"]
-    assert runs["mlp-2-seed2"] == {**runs["mlp-2"], "finetune.seed": 2}
+    assert runs["mlp-2-seed2"] == {**runs["mlp-2"], "training.seed": 2}
 
 
 def test_a_mapping_takes_the_place_of_the_scalar_that_params_have(tmp_path: Path) -> None:
     """A mix of training sets is several keys of a row, and `data.train` itself is none of them."""
     pipeline = Pipeline()
-    params: dict[str, Scalar] = {"data.train": "apidocs", "finetune.seed": 0}
+    params: dict[str, Scalar] = {"data.train": "apidocs", "training.seed": 0}
 
     def run(name: str, settings: Mapping[str, Value], log: Path) -> Variant:
         found = pipeline.run(name, settings, log)
-        return replace(found, params={"data.train.qed": 2, "data.train.nq": 1, "finetune.seed": 0})
+        return replace(found, params={"data.train.qed": 2, "data.train.nq": 1, "training.seed": 0})
 
     def study_of(text: str) -> None:
         (tmp_path / "mixed.yaml").write_text(f"runs: {{one: {{data.train: {text}}}}}", encoding="utf-8")
@@ -171,15 +170,15 @@ def test_rows_of_other_params_are_not_mixed_with_new_ones(study: Study, tmp_path
     # What a run sets itself, and where this machine has its data, may be otherwise.
     studied(study, tmp_path, Pipeline(), {**PARAMS, "data.mirror": "file:///there"})
     with pytest.raises(EffirError, match=r"has 'full', made with finetune\.seed=0, now 1: go back"):
-        studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.seed": 1})
+        studied(study, tmp_path, Pipeline(), {**PARAMS, "training.seed": 1})
 
 
 def test_a_kept_row_says_the_settings_that_would_make_it_now(study: Study, tmp_path: Path) -> None:
     """What was params.yaml's is a setting of the study's once params.yaml says otherwise."""
     studied(study, tmp_path, Pipeline())
-    runs = {name: {**settings, "finetune.seed": 0} for name, settings in study.runs.items()}
+    runs = {name: {**settings, "training.seed": 0} for name, settings in study.runs.items()}
     later = Study("direct", "Which?", runs)
-    rows = studied(later, tmp_path, Pipeline(failing="direct-full"), {**PARAMS, "finetune.seed": 7})
+    rows = studied(later, tmp_path, Pipeline(failing="direct-full"), {**PARAMS, "training.seed": 7})
     assert [row["settings"] for row in rows] == list(runs.values())
 
 
@@ -199,22 +198,22 @@ def test_the_row_that_speaks_for_the_default_is_made_by_the_default(tmp_path: Pa
 def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_before(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("effir.lab.provenance_check.NEUTRAL", {"finetune.examples": 0})
+    monkeypatch.setattr("effir.lab.provenance_check.NEUTRAL", {"training.examples": 0})
     studied(study, tmp_path, Pipeline())
-    studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.examples": 0})
-    with pytest.raises(EffirError, match=r"has 'full', made with finetune\.examples=0, now 1600: go back"):
-        studied(study, tmp_path, Pipeline(), {**PARAMS, "finetune.examples": 1600})
+    studied(study, tmp_path, Pipeline(), {**PARAMS, "training.examples": 0})
+    with pytest.raises(EffirError, match=r"has 'full', made with training\.examples=0, now 1600: go back"):
+        studied(study, tmp_path, Pipeline(), {**PARAMS, "training.examples": 1600})
 
 
 @pytest.mark.parametrize(
     ("key", "value", "decides", "nothing", "something"),
     [
-        ("restore.learning_rate", 0.002, "restore.steps", 0, 40),
-        ("tune.learning_rate", 0.002, "tune.steps", 0, 40),
+        ("distill.learning_rate", 0.002, "distill.steps", 0, 40),
+        ("finetune_full.learning_rate", 0.002, "finetune_full.steps", 0, 40),
         ("finetune.learning_rate", 0.002, "finetune.steps", 0, 40),
         ("prune.method", "taylor", "prune.width", 1.0, 0.7),
         ("prune.steps", 20, "prune.width", 1.0, 0.7),
-        ("analyze.criterion", "one_by_one", "prune.depth", 0, 5),
+        ("analyze.criterion", "greedy", "prune.depth", 0, 5),
     ],
 )
 def test_settings_of_a_stage_that_does_nothing_decide_nothing(
@@ -245,7 +244,7 @@ def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
         ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, seeds, settings"),
         ("runs: {a: {}}\nrival: b", "has the rival 'b', which is none of its runs: name one of a"),
         ("runs: {a: {}}\nseeds: {a: two}", "has seeds that are no numbers: write below `seeds` a run and how many"),
-        ("runs: {a: {finetune.seed: 1}}\nseeds: {a: 2}", "sets finetune.seed of 'a' and has seeds of it"),
+        ("runs: {a: {training.seed: 1}}\nseeds: {a: 2}", "sets training.seed of 'a' and has seeds of it"),
         ("runs: {a: {}}\nseeds: {b: 2}", "has seeds of 'b', which is none of its runs: name one of a"),
         ("runs: {a: prune.depth=3}", r"has 'a' with no keys: write them as \{prune.depth: 3\}, or \{\} for none"),
         ("runs: {a: {}}\nsettings: [b]", "has 'settings' with no keys"),

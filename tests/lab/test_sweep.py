@@ -8,12 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from effir.cli import main
-from effir.lab.comparison import Scalar, Variant
+from effir.evaluation.variant import Variant
 from effir.lab.space import Choice, Value
 from effir.lab.sweep import sweep
 from effir.lab.sweep_state import Plan, predicted_parameters
 from effir.lab.target import Target
 from effir.lab.trials import TrialError
+from effir.params import Scalar
 from effir.tracking.server import StoreError
 from tests.lab.test_sweep_state import DEFAULT, PLAN, SHAPE
 
@@ -103,7 +104,7 @@ def test_a_trial_that_fails_by_itself_is_given_up_and_the_others_run(
     ("options", "said"),
     [
         (["-S", "prune.depth=half"], "prune.depth: input should be a valid integer"),
-        (["-S", "prune.sublayer=blocks"], "prune.sublayer: input should be"),
+        (["-S", "analyze.sublayer=blocks"], "analyze.sublayer: input should be"),
         (["-S", "prune.deep=3"], "prune.deep is not a key of params.yaml"),
         (["-S", "prune.depth=3", "--vary", "prune.depth=1:5"], "--vary and -S both have prune.depth"),
     ],
@@ -118,4 +119,4 @@ def test_what_is_fixed_does_not_vary() -> None:
     plan = Plan(
         "fixed", Target(max_parameters=2500), {"prune.width": Choice(("1.0",))}, 1, DEFAULT, {"prune.depth": "5"}
     )
-    assert plan.shared == {"prune.sublayer": "block", "prune.depth": "5"}
+    assert plan.shared == {"analyze.sublayer": "block", "prune.depth": "5"}

@@ -19,13 +19,13 @@ SHAPE = ModelShape(
     cost=LayerCost(100, 96, 4, 3, 3, 1000, 7, 8),
     is_cut=False,
 )
-DEFAULT = {"prune.sublayer": "block", "prune.depth": 0, "prune.width": 1.0}
+DEFAULT = {"analyze.sublayer": "block", "prune.depth": 0, "prune.width": 1.0}
 PLAN = Plan(
     name="trial",
     target=Target(max_parameters=2500),
     space={"prune.depth": Range(0, 8, 1), "prune.width": Range(0.5, 1.0, 0.1)},
     trials=6,
-    params={**DEFAULT, "restore.steps": 40, "data.mirror": "file:///here"},
+    params={**DEFAULT, "distill.steps": 40, "data.mirror": "file:///here"},
 )
 
 
@@ -46,14 +46,14 @@ def run(study: Study, count: int) -> None:
 
 def test_a_size_is_foreseen_without_cutting() -> None:
     assert predicted_parameters(SHAPE, DEFAULT) == 10 * (100 + 4 + 96 * 3) + 7
-    cut = {"prune.sublayer": "block", "prune.depth": 4, "prune.width": 0.5}
+    cut = {"analyze.sublayer": "block", "prune.depth": 4, "prune.width": 0.5}
     assert predicted_parameters(SHAPE, cut) == 6 * (100 + 4 + 48 * 3) + 7
-    assert predicted_parameters(SHAPE, {**cut, "prune.sublayer": "mlp"}) == 10 * 100 + 6 * (4 + 48 * 3) + 7
+    assert predicted_parameters(SHAPE, {**cut, "analyze.sublayer": "mlp"}) == 10 * 100 + 6 * (4 + 48 * 3) + 7
 
 
 def test_what_a_ranking_of_two_kinds_will_drop_cannot_be_foreseen() -> None:
     with pytest.raises(EffirError, match=r"the size of a cut by either cannot be foreseen: choose mlp"):
-        predicted_parameters(SHAPE, {**DEFAULT, "prune.sublayer": "either"})
+        predicted_parameters(SHAPE, {**DEFAULT, "analyze.sublayer": "attention_or_mlp"})
 
 
 def test_what_is_too_large_is_never_tried_and_nothing_twice(tmp_path: Path) -> None:
@@ -98,11 +98,11 @@ def test_trials_of_other_params_are_not_mixed_with_new_ones(tmp_path: Path) -> N
     # What varies, and where this machine has its data, may be otherwise.
     Study(replace(PLAN, params={**PLAN.params, "prune.depth": 5, "data.mirror": "file:///there"}), SHAPE, tmp_path)
     with pytest.raises(EffirError, match=r"sweep trial was begun with another restore\.steps: go back to that"):
-        Study(replace(PLAN, params={**PLAN.params, "restore.steps": 120}), SHAPE, tmp_path)
+        Study(replace(PLAN, params={**PLAN.params, "distill.steps": 120}), SHAPE, tmp_path)
 
 
 def test_where_all_has_been_tried_or_is_too_large_there_is_no_next(tmp_path: Path) -> None:
-    study = Study(replace(PLAN, space={"prune.sublayer": Choice(("block", "mlp"))}), SHAPE, tmp_path)
+    study = Study(replace(PLAN, space={"analyze.sublayer": Choice(("block", "mlp"))}), SHAPE, tmp_path)
     assert study.next() is None
     small = replace(PLAN, name="two", space={"prune.depth": Range(7, 8, 1)})
     run(two := Study(small, SHAPE, tmp_path), 2)

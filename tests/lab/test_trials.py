@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from effir.errors import EffirError
-from effir.lab.comparison import Scalar
 from effir.lab.space import Value
 from effir.lab.studies import in_experiments
 from effir.lab.trials import TrialError, run_trial, stages_made_anew
+from effir.params import Scalar
 
 PARAMS = (
     "data: {eval: [apidocs-dev]}\nprune: {width: 0.8}\nfinetune: {learning_rate: 1.0e-4}\nregister: {version: false}\n"

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from effir.data.beir import Collection, Document, write_collection
 from effir.evaluation.metrics import evaluate_run
-from effir.serve.documents import GrowingIndex, create_index
+from effir.serve.documents import DocumentStore, create_index
 from effir.serve.open_model import model_of, open_model
 from tests.serve.conftest import retriever as retriever  # the fixture
 
@@ -69,7 +69,7 @@ def test_mteb_gives_the_same_ndcg(retriever: Path, collection: Collection, tmp_p
     encoder = open_model(model)
     create_index(tmp_path / "index", collection.documents(), encoder.documents, model, "Flat")
     asked = collection.queries("test")
-    found = GrowingIndex(tmp_path / "index").search(encoder.queries(list(asked.values())), 100)
+    found = DocumentStore(tmp_path / "index").search(encoder.queries(list(asked.values())), 100)
     run = {query: {hit.id: hit.score for hit in hits} for query, hits in zip(asked, found, strict=True)}
     ours = evaluate_run(run, collection.judgements("test")).by_query("ndcg_at_10")
 

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 
 from effir.data.base_model import install_base_model
 from effir.errors import EffirError
-from effir.model.prompt_config import Habits, habits_of
+from effir.model.prompt_config import PromptConfig, prompt_config_of
 from effir.model.retriever import build_retriever, save_retriever
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,7 +51,7 @@ def test_a_retriever_that_comes_in_and_is_not_touched_gives_its_own_vectors(
 ) -> None:
     folder = retriever(mode, end)
     base = installed(folder, tmp_path)
-    own = habits_of(base)
+    own = prompt_config_of(base)
     assert (own.query_prompt, own.document_prompt, own.prompts) == ("ask: ", "text: ", ("passage", "query"))
     assert own.pooling == {"lasttoken": "last", "mean": "mean"}[mode]
     ours = build_retriever(
@@ -84,7 +84,7 @@ def test_the_old_layout_is_read(retriever: Callable[..., Path], tmp_path: Path) 
     (folder / "1_Pooling/config.json").write_text(json.dumps(old))
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"__version__": {}}))
     base = installed(folder, tmp_path)
-    assert habits_of(base) == Habits("mean", "", "", ())
+    assert prompt_config_of(base) == PromptConfig("mean", "", "", ())
     assert (base / "model.safetensors").is_file()
 
 
@@ -104,7 +104,7 @@ def test_the_query_prompt_is_the_models_own_or_unknown_where_it_has_several(
     folder = retriever(prompts=None)
     said = {"prompts": prompts, "default_prompt_name": default}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
-    assert habits_of(installed(folder, tmp_path)).query_prompt == expected
+    assert prompt_config_of(installed(folder, tmp_path)).query_prompt == expected
 
 
 def changed(path: Path, **values: Any) -> None:
@@ -165,4 +165,4 @@ def test_a_bare_language_model_has_no_pooling_of_its_own(
     tiny_checkpoint: Callable[[bool], Path], tmp_path: Path
 ) -> None:
     with pytest.raises(EffirError, match=r"model\.base is a bare language model: set retriever\.pooling to last"):
-        habits_of(installed(tiny_checkpoint(False), tmp_path))
+        prompt_config_of(installed(tiny_checkpoint(False), tmp_path))

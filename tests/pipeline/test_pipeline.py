@@ -133,19 +133,19 @@ def test_a_new_width_reruns_slimming_and_what_follows_only(project: Project) -> 
 
 
 def test_healing_learns_of_its_own_whole(project: Project) -> None:
-    assert project.json("data/own_teacher/teacher.json")["kind"] == "bi-encoder"
-    before = sha256_of(project.root / "models/healed")
+    assert project.json("data/self_teacher/teacher.json")["kind"] == "bi-encoder"
+    before = sha256_of(project.root / "models/finetuned")
     set_param(project, "finetune", "own_teacher", False)
     assert "finetune" in ran(project.dvc("repro", "finetune"))
-    assert sha256_of(project.root / "models/healed") != before
+    assert sha256_of(project.root / "models/finetuned") != before
 
 
 def test_another_backend_heals_nothing_again_and_its_graph_travels_in_the_retriever(project: Project) -> None:
-    healed = locked(project)["models/healed"]
+    healed = locked(project)["models/finetuned"]
     settings = ("retriever.backend=openvino", "retriever.precision=int8", "retriever.max_drop=0.9")
     output = project.dvc("exp", "run", "--name", "quantised", *(w for s in settings for w in ("--set-param", s)))
     assert set(ran(output)) == {"export", "index@tiny", "evaluate@tiny", "measure_cost"} | LAST
-    assert locked(project)["models/healed"] == healed
+    assert locked(project)["models/finetuned"] == healed
     graph = project.root / "models/retriever/openvino/int8"
     assert sorted(path.name for path in graph.iterdir()) == ["export.json", "model.bin", "model.xml"]
     assert project.json("metrics/cost.json")["served_query_speedup"] > 0
@@ -239,7 +239,7 @@ def test_a_missing_stage_output_names_the_command_that_makes_it(project: Project
 
 
 def test_a_killed_training_leaves_no_process_and_goes_on_from_its_checkpoint(project: Project) -> None:
-    whole = locked(project)["models/healed"]
+    whole = locked(project)["models/finetuned"]
     forget(project, "finetune")
     with project.started("repro", "finetune") as dvc:
         wait_for(lambda: checkpoint(project) >= 4, 240, "training passes step 4")
@@ -253,7 +253,7 @@ def test_a_killed_training_leaves_no_process_and_goes_on_from_its_checkpoint(pro
     assert ran(output)[0] == "finetune"
     steps = {int(step) for step in re.findall(r"(\d+)/30 \[", output)} - {0}
     assert min(steps) > reached  # the bar starts where the checkpoint was
-    assert locked(project)["models/healed"] == whole  # byte for byte, so every metric is the same
+    assert locked(project)["models/finetuned"] == whole  # byte for byte, so every metric is the same
     assert set(ran(output)) == {
         "finetune",
         "register",

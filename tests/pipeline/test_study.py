@@ -16,17 +16,17 @@ settings:
   retriever.pooling: base
   retriever.query_prompt: null
   retriever.document_prompt: null
-  tune.steps: 4
-  restore.steps: 0
+  finetune_full.steps: 4
+  distill.steps: 0
   prune.width: 1.0
   finetune.steps: 0
-  finetune.teacher: .effir/teacher
+  training.teacher: .effir/teacher
   analyze.criterion: one_by_one
   analyze.drop_texts: 4
 runs:
   full: {prune.depth: 0}
-  either-3: {prune.sublayer: either, prune.depth: 3}
-  timed-3: {prune.sublayer: either, prune.depth: 3, cost.rounds: 3}
+  either-3: {analyze.sublayer: either, prune.depth: 3}
+  timed-3: {analyze.sublayer: either, prune.depth: 3, cost.rounds: 3}
 """
 
 
@@ -45,7 +45,9 @@ def test_a_study_runs_from_a_tuned_taught_model_and_is_reported(project: Project
 
     # One tuned model for all runs, and a run that differs in its last stages alone repeats no other.
     logs = project.root / ".effir/studies"
-    cut_log, timed_log = ((logs / f"tiny-{run}-3.log").read_text(encoding="utf-8") for run in ("either", "timed"))
+    cut_log, timed_log = (
+        (logs / f"tiny-{run}-3.log").read_text(encoding="utf-8") for run in ("attention_or_mlp", "timed")
+    )
     assert {"teach", "tune", "teach_own"}.isdisjoint(ran(cut_log))
     assert set(ran(timed_log)) & {"analyze", "restore", "prune_width", "finetune", "measure_cost"} == {"measure_cost"}
     assert timed["layers"]["dropped"] == cut["layers"]["dropped"]

@@ -21,8 +21,8 @@ from effir.serve import documents as growing
 from effir.serve.documents import (
     LOCK,
     MOST_SEGMENTS,
+    DocumentStore,
     Encode,
-    GrowingIndex,
     Model,
     add_documents,
     create_index,
@@ -64,19 +64,19 @@ def made(tmp_path: Path) -> Path:
 
 
 def found(folder: Path, query: str, k: int = 3) -> list[str]:
-    return [hit.id for hit in GrowingIndex(folder).search(encode([query]), k)[0]]
+    return [hit.id for hit in DocumentStore(folder).search(encode([query]), k)[0]]
 
 
 def test_a_document_is_found_with_its_text(made: Path) -> None:
-    (hit,) = GrowingIndex(made).search(encode(["word7 common"]), 1)[0]
+    (hit,) = DocumentStore(made).search(encode(["word7 common"]), 1)[0]
     assert (hit.id, hit.text, round(hit.score, 5)) == ("d7", "word7 common", 1.0)
-    assert GrowingIndex(made).count == 30
+    assert DocumentStore(made).count == 30
 
 
 def test_what_is_added_is_found_beside_the_rest_and_takes_the_place_of_its_id(made: Path) -> None:
     added = [Document("d7", "", "another thing"), Document("new", "", "word7 common")]
     assert add_documents(made, added, encode) == (2, 1)
-    index = GrowingIndex(made)
+    index = DocumentStore(made)
     assert index.count == 31
     assert found(made, "word7 common")[0] == "new"
     assert found(made, "another thing")[0] == "d7"
@@ -89,7 +89,7 @@ def test_a_merged_ranking_is_that_of_one_index(made: Path, tmp_path: Path) -> No
     add_documents(made, more, encode)
     create_index(tmp_path / "whole", [*DOCUMENTS, *more], encode, MODEL, "Flat")
     for query in ("word3 common", "rare5", "common"):
-        pair = (GrowingIndex(folder).search(encode([query]), 10)[0] for folder in (made, tmp_path / "whole"))
+        pair = (DocumentStore(folder).search(encode([query]), 10)[0] for folder in (made, tmp_path / "whole"))
         one, other = ([(round(hit.score, 5), hit.id) for hit in hits] for hits in pair)
         assert [score for score, _ in one] == [score for score, _ in other]
         last = one[-1][0]  # of documents that tie there, either may be kept
@@ -107,7 +107,7 @@ def test_what_is_deleted_is_never_found_and_leaves_no_gap(made: Path) -> None:
 def test_deleting_one_that_is_not_there_deletes_none(made: Path) -> None:
     with pytest.raises(EffirError, match=r"has no document 'nope': nothing was deleted"):
         delete_documents(made, ["d1", "nope"])
-    assert GrowingIndex(made).count == 30
+    assert DocumentStore(made).count == 30
     delete_documents(made, ["d1"])
     with pytest.raises(EffirError, match=r"has no document 'd1'"):
         delete_documents(made, ["d1"])
@@ -125,9 +125,9 @@ def test_a_build_that_was_killed_goes_on_and_shows_nothing_before(
             create_index(tmp_path / "index", DOCUMENTS, dying, MODEL, "Flat")
         except KeyboardInterrupt:
             with pytest.raises(EffirError, match="holds no index: make one by `effir index build`"):
-                GrowingIndex(tmp_path / "index")
+                DocumentStore(tmp_path / "index")
     assert calls == [10, 10, 10, 10]  # two shards, the one that died, and that one again
-    assert GrowingIndex(tmp_path / "index").count == 30
+    assert DocumentStore(tmp_path / "index").count == 30
 
 
 def test_a_build_that_goes_on_with_another_model_takes_nothing_of_the_first(
@@ -139,7 +139,7 @@ def test_a_build_that_goes_on_with_another_model_takes_nothing_of_the_first(
     with pytest.raises(KeyboardInterrupt):
         create_index(tmp_path / "index", DOCUMENTS, dying, MODEL, "Flat")
     create_index(tmp_path / "index", DOCUMENTS, encode, replace(MODEL, fingerprint="another"), "Flat")
-    hits = GrowingIndex(tmp_path / "index").search(encode(["common"]), 30)[0]
+    hits = DocumentStore(tmp_path / "index").search(encode(["common"]), 30)[0]
     assert all(hit.score > 0 for hit in hits)
 
 
@@ -150,7 +150,7 @@ def test_many_additions_are_merged_and_nothing_is_lost(tmp_path: Path, factory: 
     for i in range(3 * MOST_SEGMENTS):
         add_documents(folder, [Document(f"d{i}", "", f"newer{i}"), Document(f"e{i}", "", f"extra{i}")], encode)
     delete_documents(folder, ["e0", "d29"])
-    index = GrowingIndex(folder)
+    index = DocumentStore(folder)
     assert len(index.manifest.segments) <= MOST_SEGMENTS
     assert len(list((folder / "segments").iterdir())) == 2 * len(index.manifest.segments)
     everything = {hit.id: hit.text for hit in index.search(encode(["common newer1 extra1"]), 100)[0]}
@@ -180,7 +180,7 @@ def test_segments_that_are_merged_while_an_index_opens_are_no_damage(
 
     monkeypatch.setattr(growing, "open_index", merged_before)
     assert found(made, "the last one", k=1) == ["last"]
-    assert GrowingIndex(made).count == 30 + MOST_SEGMENTS
+    assert DocumentStore(made).count == 30 + MOST_SEGMENTS
 
 
 def test_a_file_is_no_place_for_an_index(tmp_path: Path) -> None:
@@ -193,10 +193,10 @@ def test_a_file_is_no_place_for_an_index(tmp_path: Path) -> None:
 def test_a_damaged_segment_is_one_sentence(made: Path) -> None:
     (made / "segments/0001.texts.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(EffirError, match="its segment 0001 has other texts than vectors: build it again"):
-        GrowingIndex(made)
+        DocumentStore(made)
     (made / "segments/0001.texts.jsonl").unlink()
     with pytest.raises(EffirError, match="its segment 0001 cannot be read: build it again"):
-        GrowingIndex(made)
+        DocumentStore(made)
 
 
 @pytest.mark.parametrize("factory", ["IVF4,Flat", "SQ8", "PQ16"])

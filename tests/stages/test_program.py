@@ -155,7 +155,7 @@ def test_a_missing_input_is_one_line_on_stderr_and_status_2(project: Path) -> No
 
 
 def test_a_cut_that_leaves_no_sublayer_is_one_line(project: Path, tiny_checkpoint: Callable[[bool], Path]) -> None:
-    shutil.copytree(tiny_checkpoint(False), project / "models/tuned")  # of three layers
+    shutil.copytree(tiny_checkpoint(False), project / "models/full")  # of three layers
     order = [{"sublayer": "block", "layer": layer, "change": 0.1} for layer in range(3)]
     write_json(project / "reports/drop_order.json", order)
     values = yaml.safe_load((project / "params.yaml").read_text())
@@ -175,7 +175,7 @@ def test_bm25_keeps_its_depth_where_a_document_has_the_query_s_own_id(project: P
     done = run_stage(project, "bm25", "tiny")
     assert done.returncode == 0, done.stderr
     # BEIR leaves d0 out: d100 is the hundredth of the others, evaluate.depth.
-    assert read_json(project / "baselines/tiny.json", made_by="bm25")["figures"]["recall_at_100"] == 1
+    assert read_json(project / "baselines/tiny.json")["figures"]["recall_at_100"] == 1
 
 
 def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(project: Path) -> None:

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from effir.tracking.gate import Candidate, Gate, holm, refusals
+from effir.evaluation.significance import holm
+from effir.tracking.gate import Candidate, Gate, refusals
 
 GATE = Gate(max_drop=0.01, min_speedup=1.0, max_kept_share=0.7)
 CHAMPION = Candidate(

@@ -58,14 +58,14 @@ def test_the_cards_front_matter_holds_figures_and_licence_as_the_hub_reads_them(
 
 
 RECIPE: Mapping[str, Value] = {
-    "tune.steps": 60,
-    "prune.sublayer": "block",
+    "finetune_full.steps": 60,
+    "analyze.sublayer": "block",
     "prune.depth": 10,
     "prune.width": 0.96,
-    "restore.steps": 120,
+    "distill.steps": 120,
     "finetune.steps": 60,
-    "finetune.teacher": "wheel:b==2/model",
-    "finetune.own_teacher": "true",
+    "training.teacher": "wheel:b==2/model",
+    "finetune.self_distillation": "true",
 }
 
 
@@ -79,14 +79,19 @@ def test_the_card_says_what_was_done_and_nothing_else() -> None:
         "tuned for 60 steps, taught by `wheel:b==2/model`; 10 blocks dropped; restored for 120 steps; "
         "96% of its MLP channels kept; healed for 60 steps, taught by its own whole"
     )
-    paper: dict[str, Value] = {"tune.steps": 0, "restore.steps": 0, "prune.sublayer": "mlp", "prune.width": 0.7}
+    paper: dict[str, Value] = {
+        "finetune_full.steps": 0,
+        "distill.steps": 0,
+        "analyze.sublayer": "mlp",
+        "prune.width": 0.7,
+    }
     healed = "10 MLPs dropped; 70% of its MLP channels kept; healed for 60 steps, taught by `wheel:b==2/model`"
     assert said(paper) == healed
-    assert said({**paper, "finetune.teacher": ""}) == healed.partition(", taught")[0]
+    assert said({**paper, "training.teacher": ""}) == healed.partition(", taught")[0]
     assert said({**paper, "finetune.steps": 0}) == healed.partition("; healed")[0]
     whole: dict[str, Value] = {"prune.depth": 0, "prune.width": 1.0, "finetune.steps": 0}
     assert said(whole) == "tuned for 60 steps, taught by `wheel:b==2/model`"
-    assert said({**whole, "tune.steps": 0}) == "nothing was cut or trained"
+    assert said({**whole, "finetune_full.steps": 0}) == "nothing was cut or trained"
     assert "made of `wheel:a==1`: 10 MLPs dropped.\n" in model_card("a", QUALITY, COST, ORIGIN, {}, "10 MLPs dropped")
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from effir.cli import main
 from effir.errors import EffirError
 from effir.tracking import open_store
-from effir.tracking.download import fetch_retriever
+from effir.tracking.download import download_model
 from effir.tracking.runs import pipeline_run
 
 NAME = "effir-retriever"
@@ -123,4 +123,4 @@ def test_a_version_that_is_no_retriever_of_the_pipeline_is_one_sentence(
 ) -> None:
     register(0.5)
     with pytest.raises(EffirError, match=rf"^models:/{NAME}/1 is no retriever of `dvc repro` \(runs:/.*\): name a"):
-        fetch_retriever(f"models:/{NAME}/1", tmp_path / "cache")
+        download_model(f"models:/{NAME}/1", tmp_path / "cache")

@@ -54,8 +54,8 @@ def test_an_origin_is_flat_as_tags() -> None:
     origin = Origin("hub:a/b@c", "MIT", {"train": ["MIT", "BSD-3-Clause"]}, GitState("abc", ("effir/two.py",)))
     assert origin.tags() == {
         "model.base": "hub:a/b@c",
-        "finetune.teacher": "none",
-        "finetune.own_teacher": "false",
+        "training.teacher": "none",
+        "finetune.self_distillation": "false",
         "licences": '{"model": "MIT", "train": "MIT, BSD-3-Clause"}',
         "git.revision": "abc",
         "git.dirty": "true",

@@ -16,8 +16,8 @@ import requests
 
 from effir.errors import EffirError
 from effir.tracking import open_store, registry
-from effir.tracking.download import fetch_retriever
-from effir.tracking.registry import Papers, register_retriever
+from effir.tracking.download import download_model
+from effir.tracking.registry import VersionFiles, register_retriever
 from effir.tracking.runs import pipeline_run
 
 NAME = "effir-retriever"
@@ -116,16 +116,16 @@ def test_the_alias_serves_the_retrievers_own_vectors(version: int, retriever: Pa
 
 @pytest.mark.parametrize("which", ["@challenger", "/1"])
 def test_a_registered_version_is_found_as_a_folder(version: int, retriever: Path, tmp_path: Path, which: str) -> None:
-    found = fetch_retriever(f"models:/{NAME}{which}", tmp_path)
+    found = download_model(f"models:/{NAME}{which}", tmp_path)
     assert (found / "model.safetensors").samefile(retriever / "model.safetensors")  # nothing is copied
     assert not list(tmp_path.iterdir())
 
 
 def test_a_version_that_is_not_there_is_one_sentence(version: int, tmp_path: Path) -> None:
     with pytest.raises(EffirError, match="has no version with the alias 'nobody'"):
-        fetch_retriever(f"models:/{NAME}@nobody", tmp_path)
+        download_model(f"models:/{NAME}@nobody", tmp_path)
     with pytest.raises(EffirError, match="no model elsewhere is registered"):
-        fetch_retriever("models:/elsewhere/1", tmp_path)
+        download_model("models:/elsewhere/1", tmp_path)
 
 
 def test_the_version_carries_signature_example_tags_and_its_run(version: int, run: str, retriever: Path) -> None:
@@ -186,7 +186,7 @@ def test_an_upload_that_was_cut_short_is_completed(root: Path, retriever: Path) 
 
     run = pipeline_run({"seed": 2})
     store = open_store()
-    begun = registry._begin(store, run, sha256_of(retriever), Papers())  # where a kill during the copy leaves it
+    begun = registry._begin(store, run, sha256_of(retriever), VersionFiles())  # where a kill during the copy leaves it
     number = register_retriever(retriever, name="cut-short", pipeline_run_id=run, tags={})
     found = store.client.get_model_version("cut-short", str(number))
     assert logged_model(found).model_id == begun.model_id
@@ -195,7 +195,7 @@ def test_an_upload_that_was_cut_short_is_completed(root: Path, retriever: Path) 
 
 def test_a_version_carries_its_papers_and_leaves_the_retriever_as_it_is(root: Path, retriever: Path) -> None:
     own_card = (retriever / "README.md").read_text()
-    papers = Papers(
+    papers = VersionFiles(
         card="# A card",
         description="| table |",
         params={"prune": {"width": 0.6}},

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from effir.errors import EffirError
+from effir.params import flatten
 from effir.tracking import open_store, tracking_uri
-from effir.tracking.runs import finish_pipeline, flatten, pipeline_identity, pipeline_run
+from effir.tracking.runs import finish_pipeline, pipeline_identity, pipeline_run
 from effir.tracking.stage_run import stage_run
 
 CHECKOUT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from effir.cli import main
 from effir.files import sha256_of
 from effir.model.retriever import build_retriever, save_retriever
 from effir.tracking import open_store
-from effir.tracking.download import fetch_retriever
+from effir.tracking.download import download_model
 from effir.tracking.registry import register_retriever
 from effir.tracking.runs import finish_pipeline, pipeline_run
 from effir.tracking.stage_run import stage_run
@@ -107,7 +107,7 @@ def test_a_registered_retriever_is_loaded_from_the_server(project: Path, name: s
     assert register_retriever(retriever, name=name, pipeline_run_id=run, tags={"variant": "d10"}) == 1
     assert register_retriever(retriever, name=name, pipeline_run_id=run, tags={}) == 1  # once
     for _ in "ab":  # fetched, then there already
-        fetched = fetch_retriever(f"models:/{name}@challenger", project / "fetched")
+        fetched = download_model(f"models:/{name}@challenger", project / "fetched")
         assert sha256_of(fetched / "model.safetensors") == sha256_of(retriever / "model.safetensors")
     assert aliases(name) == {"challenger": 1}
     served = mlflow.pyfunc.load_model(f"models:/{name}@challenger")

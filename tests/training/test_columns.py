@@ -36,7 +36,7 @@ def test_parts_are_tables_of_their_own_with_the_rows_of_the_whole() -> None:
 @pytest.mark.parametrize(
     ("examples", "said"),
     [
-        (MIXED, "2 training examples of few cannot fill a batch of 3: lower batch_size, raise finetune.examples, or"),
+        (MIXED, "2 training examples of few cannot fill a batch of 3: lower batch_size, raise training.examples, or"),
         (EXAMPLES[:2], "2 training examples cannot fill a batch of 3: lower batch_size$"),
         ([], "0 training examples cannot fill a batch of 3: lower batch_size$"),
     ],

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from effir.model.retriever import build_retriever
-from effir.training.losses import Lesson, divergence, ranking_loss
+from effir.training.losses import TeacherTerm, divergence, ranking_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,8 +61,8 @@ def test_the_teachers_term_is_weighted_and_tempered_and_reads_the_rows_of_the_ba
     queries, positives = torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     # Cosines are 1 and 0, divided by 0.5. The teacher's scores of rows 2 and 0, divided by 0.25: 1 and 0, and 0 and 0.
     teacher = Fixed(torch.tensor([[0.0, 0.0], [9.0, 9.0], [0.25, 0.0]]))
-    lesson = Lesson(teacher, weight=3.0, temperature=0.25)
-    loss: Any = ranking_loss(nn.Identity(), 0.5, lesson)  # type: ignore[arg-type]
+    teacher_term = TeacherTerm(teacher, weight=3.0, temperature=0.25)
+    loss: Any = ranking_loss(nn.Identity(), 0.5, teacher_term)  # type: ignore[arg-type]
     found = loss.compute_loss_from_embeddings([queries, positives], torch.tensor([2, 0]))
     s, t = 1 / (1 + math.exp(-2.0)), 1 / (1 + math.exp(-1.0))  # of the positive: student's, first teacher's
     first = t * math.log(t / s) + (1 - t) * math.log((1 - t) / (1 - s))
@@ -72,8 +72,8 @@ def test_the_teachers_term_is_weighted_and_tempered_and_reads_the_rows_of_the_ba
 
 def test_the_teachers_vectors_pull_by_their_own_weight() -> None:
     queries, positives = torch.eye(2), torch.eye(2)
-    lesson = Lesson(Fixed(torch.zeros(2, 2)), weight=0.0, temperature=1.0, vectors=4.0)
-    taught, plain = (ranking_loss(nn.Identity(), 0.5, one) for one in (lesson, None))  # type: ignore[arg-type]
+    teacher_term = TeacherTerm(Fixed(torch.zeros(2, 2)), weight=0.0, temperature=1.0, vectors=4.0)
+    taught, plain = (ranking_loss(nn.Identity(), 0.5, one) for one in (teacher_term, None))  # type: ignore[arg-type]
     found, without = (
         loss.compute_loss_from_embeddings([queries, positives], torch.tensor([0, 1]))  # type: ignore[operator]
         for loss in (taught, plain)
@@ -92,11 +92,13 @@ def retriever(tiny_checkpoint: Callable[[bool], Path]) -> SentenceTransformer:
 @pytest.mark.parametrize("taught", [False, True])
 def test_a_mini_batch_changes_neither_the_loss_nor_its_gradients(retriever: SentenceTransformer, taught: bool) -> None:
     texts = [["first", "the second", "a third one"], ["one", "number two", "3"], ["no", "none of these", "n"]]
-    lesson = Lesson(Fixed(torch.randn(3, 6, generator=torch.Generator().manual_seed(0))), 2.0, 0.5) if taught else None
+    teacher_term = (
+        TeacherTerm(Fixed(torch.randn(3, 6, generator=torch.Generator().manual_seed(0))), 2.0, 0.5) if taught else None
+    )
 
     def loss_and_gradients(mini_batch: int) -> dict[str, Tensor]:
         retriever.zero_grad()
-        loss = ranking_loss(retriever, 0.1, lesson, mini_batch)
+        loss = ranking_loss(retriever, 0.1, teacher_term, mini_batch)
         value = loss([retriever.preprocess(column) for column in texts], torch.tensor([2, 0, 1]))
         value.backward()
         found = {name: p.grad.clone() for name, p in retriever.named_parameters() if p.grad is not None}

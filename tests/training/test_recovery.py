@@ -12,7 +12,7 @@ from torch import Tensor
 from effir.compress.cut import cut_checkpoint
 from effir.model.retriever import build_retriever, encode_documents
 from effir.model.shape import shape_of
-from effir.training.recovery import RestorationLoss, restore
+from effir.training.recovery import HiddenStateLoss, distill
 from tests.training.test_trainer import ADAPTERS, EXAMPLES, SCHEDULE, assert_same, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,7 +41,7 @@ def test_the_restoration_loss_is_one_minus_cos_over_the_real_tokens_of_all_colum
     wanted = Fixed(torch.tensor([[[0.0, 3.0], [1.0, 1.0]]]))
     # cos: 0 and 1 / sqrt(2). The first column has both tokens, in the second the second is padding.
     columns = [{"attention_mask": torch.tensor([[1, 1]])}, {"attention_mask": torch.tensor([[1, 0]])}]
-    loss: Any = RestorationLoss(found, wanted, "float32")  # type: ignore[arg-type]
+    loss: Any = HiddenStateLoss(found, wanted, "float32")  # type: ignore[arg-type]
     assert loss(columns, None).item() == pytest.approx((1 + (1 - 2**-0.5) + 1) / 3, abs=1e-6)
     assert [name for name, _ in loss.named_modules() if name] == ["model"]  # the teacher neither trains nor is saved
 
@@ -56,7 +56,7 @@ def test_restoring_brings_a_cut_model_nearer_to_its_teacher_and_does_not_train_t
     wanted = encode_documents(teacher, texts, 8)
     before = (encode_documents(model, texts, 8) * wanted).sum(axis=1).mean()
     schedule = replace(SCHEDULE, steps=40, checkpoint_every=20)
-    curve = restore(
+    curve = distill(
         model,
         teacher,
         EXAMPLES,
@@ -75,5 +75,5 @@ def test_no_steps_restore_nothing(retriever: Callable[[], SentenceTransformer], 
     model, teacher = retriever(), retriever()
     before, none = weights(model), replace(SCHEDULE, steps=0)
     work = {"adapters": ADAPTERS, "schedule": none, "checkpoints": tmp_path / "work", "log": lambda step, row: None}
-    assert restore(model, teacher, EXAMPLES, **work) == []  # type: ignore[arg-type]
+    assert distill(model, teacher, EXAMPLES, **work) == []  # type: ignore[arg-type]
     assert_same(weights(model), before)

@@ -15,9 +15,9 @@ from effir.encoding.encoder import TextEncoder
 from effir.errors import EffirError
 from effir.files import write_json
 from effir.model.retriever import build_retriever, encode_documents, encode_queries, save_retriever
-from effir.training.opinions import no_teacher
-from effir.training.teacher import load_teacher, surely_negative, taught_examples
-from effir.training.teacher_cache import SHARD, is_retriever, kind_of, teach
+from effir.training.opinions import write_no_teacher
+from effir.training.teacher import load_teacher, with_hard_negatives, without_false_negatives
+from effir.training.teacher_cache import SHARD, cache_teacher_scores, is_retriever, kind_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,7 +52,10 @@ def cross_encoder(tiny_checkpoint: Callable[[bool], Path], tmp_path: Path) -> Pa
 def test_a_bi_encoder_scores_every_document_of_the_batch_in_the_order_of_the_loss(
     bi_encoder: Path, tmp_path: Path
 ) -> None:
-    assert teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work") == "bi-encoder"
+    assert (
+        cache_teacher_scores("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+        == "bi-encoder"
+    )
     teacher = load_teacher(tmp_path / "kept", EXAMPLES)
     assert teacher is not None
     found = teacher.scores(torch.tensor([2, 1]))
@@ -72,9 +75,9 @@ def test_one_of_our_own_is_read_by_our_own_encoder_and_any_other_by_sentence_tra
     bi_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert is_retriever(bi_encoder)
-    teach("here", bi_encoder, EXAMPLES, tmp_path / "ours", max_tokens=32, work=tmp_path / "work")
+    cache_teacher_scores("here", bi_encoder, EXAMPLES, tmp_path / "ours", max_tokens=32, work=tmp_path / "work")
     monkeypatch.setattr("effir.training.teacher_cache.is_retriever", lambda folder: False)
-    teach("here", bi_encoder, EXAMPLES, tmp_path / "theirs", max_tokens=32, work=tmp_path / "work")
+    cache_teacher_scores("here", bi_encoder, EXAMPLES, tmp_path / "theirs", max_tokens=32, work=tmp_path / "work")
     one, other = (load_teacher(tmp_path / name, EXAMPLES) for name in ("ours", "theirs"))
     assert one is not None
     assert other is not None
@@ -105,7 +108,7 @@ def test_a_decoder_that_our_encoder_would_read_wrongly_is_left_to_sentence_trans
 ) -> None:
     other(bi_encoder)
     assert not is_retriever(bi_encoder)
-    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    cache_teacher_scores("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
     expected = encode_documents(SentenceTransformer(str(bi_encoder)), ["also first"], 1)
     teacher = load_teacher(tmp_path / "kept", EXAMPLES)
     assert teacher is not None
@@ -113,7 +116,9 @@ def test_a_decoder_that_our_encoder_would_read_wrongly_is_left_to_sentence_trans
 
 
 def test_a_cross_encoder_scores_a_query_s_own_documents_and_no_others(cross_encoder: Path, tmp_path: Path) -> None:
-    kind = teach("here", cross_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    kind = cache_teacher_scores(
+        "here", cross_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work"
+    )
     assert kind == "cross-encoder"
     teacher = load_teacher(tmp_path / "kept", EXAMPLES)
     assert teacher is not None
@@ -144,7 +149,7 @@ def test_a_classifier_gives_no_score_a_pair(cross_encoder: Path) -> None:
 
 
 def test_fewer_negatives_than_were_taught_need_no_new_reading(bi_encoder: Path, tmp_path: Path) -> None:
-    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    cache_teacher_scores("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
     fewer = [Example(e.query, e.positive, e.negatives[:1]) for e in EXAMPLES]
     some, all_ = (load_teacher(tmp_path / "kept", examples) for examples in (fewer, EXAMPLES))
     assert some is not None
@@ -170,22 +175,24 @@ def test_a_killed_teacher_goes_on_where_it_stopped(
     for expected in (KeyboardInterrupt, None):
         if expected:
             with pytest.raises(expected):
-                teach("here", bi_encoder, examples, tmp_path / "kept", max_tokens=16, work=tmp_path / "work")
+                cache_teacher_scores(
+                    "here", bi_encoder, examples, tmp_path / "kept", max_tokens=16, work=tmp_path / "work"
+                )
             assert not (tmp_path / "kept").exists()
         else:
-            teach("here", bi_encoder, examples, tmp_path / "kept", max_tokens=16, work=tmp_path / "work")
+            cache_teacher_scores("here", bi_encoder, examples, tmp_path / "kept", max_tokens=16, work=tmp_path / "work")
     assert read == [SHARD, 3, SHARD, 3, 3]  # queries, documents and the kill; then what was missing
     assert load_teacher(tmp_path / "kept", examples) is not None
     assert not (tmp_path / "work").exists()
 
 
 def test_without_a_teacher_there_is_nothing_to_learn(tmp_path: Path) -> None:
-    no_teacher(tmp_path / "kept")
+    write_no_teacher(tmp_path / "kept")
     assert load_teacher(tmp_path / "kept", EXAMPLES) is None
 
 
 def test_texts_that_were_never_read_name_the_command_that_reads_them(bi_encoder: Path, tmp_path: Path) -> None:
-    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    cache_teacher_scores("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
     with pytest.raises(EffirError, match="was taught on other texts: run `dvc repro teach`"):
         load_teacher(tmp_path / "kept", [Example("new?", "the first", ())])
 
@@ -193,13 +200,15 @@ def test_texts_that_were_never_read_name_the_command_that_reads_them(bi_encoder:
 def test_a_model_that_is_no_teacher_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "llm").mkdir()
     write_json(tmp_path / "llm/config.json", {"architectures": ["LlamaForCausalLM"]})
-    with pytest.raises(EffirError, match=r"is no teacher: finetune\.teacher must name"):
-        teach("here", tmp_path / "llm", EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    with pytest.raises(EffirError, match=r"is no teacher: training\.teacher must name"):
+        cache_teacher_scores(
+            "here", tmp_path / "llm", EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work"
+        )
     assert not (tmp_path / "kept").exists()
 
 
 def test_what_is_kept_says_where_it_comes_from(bi_encoder: Path, tmp_path: Path) -> None:
-    teach("wheel:x==1/y", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    cache_teacher_scores("wheel:x==1/y", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
     kept = json.loads((tmp_path / "kept/teacher.json").read_text(encoding="utf-8"))
     assert kept == {"source": "wheel:x==1/y", "kind": "bi-encoder", "max_tokens": 32}
     files = {"teacher.json", "queries.npy", "queries.txt", "documents.npy", "documents.txt"}
@@ -212,7 +221,7 @@ def test_negatives_that_may_be_answers_give_way_to_the_next() -> None:
     own = np.array([[0.8, 0.75, 0.6, 0.1, 0.9]], dtype=np.float32)
 
     def kept(margin: float, count: int) -> tuple[str, ...]:
-        return surely_negative([example], own, margin, count)[0].negatives
+        return without_false_negatives([example], own, margin, count)[0].negatives
 
     assert kept(0.1, 1) == ("no",)
     assert kept(0.1, 2) == ("no", "surely not")
@@ -225,8 +234,10 @@ def test_negatives_that_may_be_answers_give_way_to_the_next() -> None:
 def test_a_teacher_finds_what_it_confuses_among_all_documents_but_never_an_answer(
     bi_encoder: Path, tmp_path: Path
 ) -> None:
-    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
-    chosen, teacher = taught_examples(tmp_path / "kept", EXAMPLES, -2.0, 3, "teacher")  # by that margin all are sure
+    cache_teacher_scores("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    chosen, teacher = with_hard_negatives(
+        tmp_path / "kept", EXAMPLES, -2.0, 3, "teacher"
+    )  # by that margin all are sure
     assert teacher is not None
     everything = ["the first", "a second", "a third", "also first", "a fourth"]
     model = SentenceTransformer(str(bi_encoder))
@@ -249,16 +260,16 @@ def test_a_teacher_finds_what_it_confuses_among_all_documents_but_never_an_answe
 
 
 def test_a_cross_encoder_cannot_mine(cross_encoder: Path, tmp_path: Path) -> None:
-    teach("here", cross_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
-    with pytest.raises(EffirError, match=r"cannot search: set finetune\.miner to bm25"):
-        taught_examples(tmp_path / "kept", EXAMPLES, 0.0, 1, "teacher")
+    cache_teacher_scores("here", cross_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    with pytest.raises(EffirError, match=r"cannot search: set training\.miner to bm25"):
+        with_hard_negatives(tmp_path / "kept", EXAMPLES, 0.0, 1, "teacher")
 
 
 def test_the_teacher_of_chosen_negatives_scores_those_and_no_others(bi_encoder: Path, tmp_path: Path) -> None:
-    teach("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
+    cache_teacher_scores("here", bi_encoder, EXAMPLES, tmp_path / "kept", max_tokens=32, work=tmp_path / "work")
     whole = load_teacher(tmp_path / "kept", EXAMPLES)
     assert whole is not None
-    chosen, teacher = taught_examples(tmp_path / "kept", EXAMPLES, -2.0, 1)  # nothing is doubtful: the first stay
+    chosen, teacher = with_hard_negatives(tmp_path / "kept", EXAMPLES, -2.0, 1)  # nothing is doubtful: the first stay
     assert teacher is not None
     assert [example.negatives for example in chosen] == [example.negatives[:1] for example in EXAMPLES]
     np.testing.assert_allclose(teacher.own, whole.own[:, :2], atol=1e-6)
@@ -266,7 +277,7 @@ def test_the_teacher_of_chosen_negatives_scores_those_and_no_others(bi_encoder: 
 
 
 def test_without_a_teacher_the_first_negatives_are_taken(tmp_path: Path) -> None:
-    no_teacher(tmp_path / "kept")
-    chosen, teacher = taught_examples(tmp_path / "kept", EXAMPLES, 0.0, 1)
+    write_no_teacher(tmp_path / "kept")
+    chosen, teacher = with_hard_negatives(tmp_path / "kept", EXAMPLES, 0.0, 1)
     assert teacher is None
     assert [example.negatives for example in chosen] == [example.negatives[:1] for example in EXAMPLES]

@@ -15,18 +15,17 @@ from torch import Tensor, nn
 from effir.cpu.precision import uses_bfloat16
 from effir.data.examples import Example
 from effir.errors import EffirError
-from effir.files import write_json
+from effir.files import checkpoints_for, resumable, write_json
 from effir.model.retriever import build_retriever, encode_documents
-from effir.training.checkpoints import checkpoints_for, resumable
-from effir.training.losses import Lesson, cosine, ranking_loss
+from effir.training.losses import TeacherTerm, cosine, ranking_loss
 from effir.training.teacher import CrossEncoder
 from effir.training.trainer import (
     PROJECTIONS,
     Adapters,
     Schedule,
     add_adapters,
+    finetune,
     fit,
-    heal,
     merge_adapters,
 )
 
@@ -67,7 +66,7 @@ def healed(
     **changes: Any,
 ) -> list[dict[str, float]]:
     schedule = replace(SCHEDULE, **changes)
-    return heal(
+    return finetune(
         model, examples, adapters=adapters, temperature=0.1, schedule=schedule, checkpoints=checkpoints, log=log
     )
 
@@ -286,10 +285,10 @@ def test_a_teacher_is_asked_about_the_very_examples_of_a_batch_and_is_followed(
 ) -> None:
     # Of even rows it prefers the first negative to the positive, of odd rows the second.
     teacher = CrossEncoder(np.array([[0, 1, 0], [0, 0, 1]] * 12, dtype=np.float32))
-    model, lesson = retriever(), Lesson(teacher, weight=20.0, temperature=0.1)
+    model, teacher_term = retriever(), TeacherTerm(teacher, weight=20.0, temperature=0.1)
     schedule = replace(SCHEDULE, steps=60, checkpoint_every=60)
     work = {"checkpoints": tmp_path / "work", "log": lambda step, row: None}
-    heal(model, EXAMPLES, adapters=ADAPTERS, temperature=0.1, schedule=schedule, lesson=lesson, **work)  # type: ignore[arg-type]
+    finetune(model, EXAMPLES, adapters=ADAPTERS, temperature=0.1, schedule=schedule, teacher_term=teacher_term, **work)  # type: ignore[arg-type]
     chosen = []
     for example in EXAMPLES:
         query = encode_documents(model, [model.prompts["query"] + example.query], 1)[0]
