@@ -1,10 +1,10 @@
-"""The exceptions that speak to a person."""
+"""The exceptions whose message is written for the user."""
 
 from pathlib import Path
 
 
 class EffirError(Exception):
-    """A mistake that its reader can correct: one or two sentences that say what, where and how to fix it.
+    """A mistake that the user can correct: one or two sentences that say what, where and how to fix it.
 
     Programs print it without a traceback and end with status 2.
     """

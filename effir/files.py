@@ -1,5 +1,6 @@
-"""Files that are whole or absent: atomic writes, checked reads, and where effir keeps its own state."""
+"""Read and write files: atomic writes, checked reads, and the folders where effir keeps its own state."""
 
+import csv
 import hashlib
 import json
 import os
@@ -14,16 +15,21 @@ import psutil
 
 from effir.errors import EffirError, MissingError
 
+LONGEST = 10_000_000  # characters of a field of a CSV file; csv's own limit is 131,072
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` for a file or folder; rename it onto ``path`` when the block ends well.
+    """Yield a temporary path beside ``path`` for a file or folder; rename it to ``path`` when the block succeeds.
 
-    A block that raises leaves ``path`` as it was and nothing half-written beside it; what a killed writer of the same
-    ``path`` left there is removed.
+    If the block raises, ``path`` does not change and the temporary file is removed. Temporary files that a killed
+    process left for the same ``path`` are removed too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_orphans(path)
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.draft")
+    for beside in path.parent.iterdir():
+        if (found := name.fullmatch(beside.name)) and not psutil.pid_exists(int(found[1])):
+            _remove(beside)
     draft = path.parent / f".{path.name}.{os.getpid()}.draft"
     _remove(draft)
     try:
@@ -36,31 +42,30 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON; dataclass dictionaries, lists and numbers only."""
+    """Write ``value`` as indented JSON."""
     with writing(path) as draft:
         draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, streaming."""
+    """Write one JSON object per line, streaming."""
     with writing(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as lines:
         for row in rows:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; EffirError names the file where it is missing or not JSON."""
+    """Read a JSON file; MissingError if it is missing, EffirError if it is not JSON."""
     text = require(path).read_bytes()
     try:
         return json.loads(text)
-    except ValueError as error:  # also of bytes that are no UTF-8
-        raise EffirError(f"{path} is not JSON ({error}): correct it, or make it again") from None
+    except ValueError as error:  # includes bytes that are not UTF-8
+        raise EffirError(f"{path} is not JSON ({error}): correct it, or delete it and make it again") from None
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Stream the objects of a JSON-lines file; EffirError names what is not one, or is no text."""
+    """Stream the objects of a JSON-lines file; EffirError names the line that is not a JSON object."""
     with path.open(encoding="utf-8") as lines:
-        number = 0
         try:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
@@ -74,15 +79,39 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
 
 
+def table_rows(path: Path, wanted: Sequence[str], delimiter: str = ",") -> Iterator[tuple[str, dict[str, str | None]]]:
+    """Stream a UTF-8 CSV file with a header: the place of each row, for messages, and its columns.
+
+    EffirError if a wanted column is missing, or the file is not CSV in UTF-8.
+    """
+    csv.field_size_limit(LONGEST)
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        try:
+            table = csv.DictReader(lines, delimiter=delimiter)
+            for name in wanted:
+                if name not in (table.fieldnames or ()):
+                    there = ", ".join(map(str, table.fieldnames or ["none"]))
+                    raise EffirError(f"{path} has no column {name!r}, only {there}: name an existing column")
+            for row in table:
+                yield f"{path}, line {table.line_num},", row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise EffirError(f"{path} cannot be read as CSV in UTF-8 ({error}): convert it") from None
+
+
+def can_be_written(text: str) -> bool:
+    """Return whether a text can be written as UTF-8: a lone surrogate, which JSON may hold, cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def require(path: Path) -> Path:
-    """Return ``path`` where it exists; otherwise raise MissingError."""
+    """Return ``path`` if it exists, otherwise raise MissingError."""
     if not path.exists():
         raise MissingError(path)
     return path
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file, or of a folder's sorted relative names and contents."""
+    """Hex SHA-256 of a file, or of the sorted relative names and contents of a folder."""
     if path.is_dir():
         digest = hashlib.sha256()
         for member in sorted(p for p in path.rglob("*") if p.is_file()):
@@ -92,39 +121,35 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """Hex SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def project_root() -> Path:
-    """Find the main checkout, also inside DVC's temporary experiment folders: DVC sets ``DVC_ROOT`` for a stage."""
+    """Return the main checkout, also inside a temporary folder of an experiment: DVC sets ``DVC_ROOT`` there."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def state_dir(kind: str) -> Path:
-    """Make a folder for what outlives a stage but is no artifact: ``downloads``, ``checkpoints``."""
+    """Make a folder for state that outlives a stage but is not an artifact: ``downloads``, ``checkpoints``."""
     folder = project_root() / ".effir" / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def checkpoints_for(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Path:
-    """Name a folder for resumable checkpoints by the hash of all that decides what the stage trains."""
+    """Name a folder for checkpoints by the hash of the settings and inputs of a training stage."""
     identity = json.dumps([settings, [sha256_of(path) for path in inputs]], sort_keys=True)
-    return state_dir("checkpoints") / f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    return state_dir("checkpoints") / f"{stage}-{text_digest(identity)[:16]}"
 
 
 @contextmanager
 def resumable(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Iterator[Path]:
-    """Give the folder of :func:`checkpoints_for` to a block that trains and saves; then it goes."""
+    """Yield the folder of :func:`checkpoints_for`; remove it when the block, which trains and saves, succeeds."""
     place = checkpoints_for(stage, settings, inputs)
     yield place
     shutil.rmtree(place, ignore_errors=True)
-
-
-def _remove_orphans(path: Path) -> None:
-    """Remove the drafts of ``path`` whose processes are gone; those of living ones are still being written."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.draft")
-    for beside in path.parent.iterdir():
-        found = name.fullmatch(beside.name)
-        if found and not psutil.pid_exists(int(found[1])):
-            _remove(beside)
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them."""
+"""End a stage when the process that started it is gone."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
 
 
 def die_with_parent(poll: float = 0.5) -> None:
-    """End this process, and what it started, when the program that started it is gone; look every ``poll`` seconds.
+    """End this process and its children when its parent program is gone; check every ``poll`` seconds.
 
-    A killed DVC leaves its stage alive, and the orphan would overwrite the outputs of the next run. A stage whose DVC
-    was killed while it was still importing ends at once.
+    A killed DVC leaves its stage running, and the orphan would overwrite the outputs of the next run. If DVC was
+    killed before this call, the process ends at once.
     """
     parent = _starter()
     if parent is not None and _adopted(parent):
@@ -26,13 +26,13 @@ def die_with_parent(poll: float = 0.5) -> None:
 
 
 def _starter() -> psutil.Process | None:
-    # DVC starts a stage through a shell, which outlives it: watch what is above the shells.
+    # DVC starts a stage through a shell, which outlives DVC: watch the process above the shells.
     above = psutil.Process().parents()
     return next((p for p in above if p.pid == 1 or p.name() not in SHELLS), None)
 
 
 def _adopted(parent: psutil.Process) -> bool:
-    """Tell whether what is above a stage of DVC's is who takes orphans: the first process, or a session's systemd."""
+    """Return whether this is an orphaned stage of DVC: its parent is process 1 or the systemd of a session."""
     takes = parent.pid == 1 or parent.name() == "systemd"
     return takes and "DVC_STAGE" in os.environ and not parent.name().startswith(("python", "dvc"))
 
@@ -40,7 +40,7 @@ def _adopted(parent: psutil.Process) -> bool:
 def _watch(parent: psutil.Process, poll: float) -> None:
     while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
         time.sleep(poll)
-    for below in psutil.Process().children(recursive=True):  # a stage of this DVC may be too busy importing to look
+    for below in psutil.Process().children(recursive=True):  # a child that is still importing does not watch yet
         with suppress(psutil.NoSuchProcess):
             below.kill()
     os._exit(KILLED)

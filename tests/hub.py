@@ -1,4 +1,4 @@
-"""A hub in a folder: as much of the Hugging Face Hub's protocol as its own client needs to upload and download."""
+"""A hub in a folder: the part of the Hugging Face Hub's protocol that its client needs to upload and download."""
 
 import base64
 import json
@@ -14,12 +14,12 @@ COMMIT = "0" * 40
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; repositories are folders ``team/name`` of ``root``, of one branch and one commit."""
+    """One request; repositories are folders ``team/name`` in ``root``, with one branch and one commit."""
 
     root: Path
 
     def do_POST(self) -> None:
-        """Create a repository, say how its files want to be sent, take a commit of files."""
+        """Create a repository, answer how to send its files, or accept a commit of files."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("Authorization") != "Bearer hf_tests":
             self._json({"error": "no token"}, 401)
@@ -41,11 +41,11 @@ class Handler(BaseHTTPRequestHandler):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(base64.b64decode(line["value"]["content"]))
             self._json({"success": True, "commitOid": COMMIT, "commitUrl": f"{self._address()}/{name}/commit/{COMMIT}"})
-        else:  # a model card is looked at
+        else:  # the client validates a model card
             self._json({"errors": [], "warnings": []})
 
     def do_GET(self) -> None:
-        """Tell of a repository, list its files, send one."""
+        """Describe a repository, list its files, or send one."""
         parts = self.path.split("?")[0].strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             name, files = "/".join(parts[2:4]), self._files("/".join(parts[2:4]))
@@ -66,11 +66,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send(b"", 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
 
     def do_HEAD(self) -> None:
-        """Tell of a file without sending it."""
+        """Describe a file without sending it."""
         self.do_GET()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def _files(self, name: str) -> dict[str, bytes]:
         folder = self.root / name
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub(root: Path) -> Iterator[str]:
-    """Run a hub of the repositories in ``root`` in a thread; yields its address, for ``HF_ENDPOINT``."""
+    """Run a hub of the repositories in ``root`` in a thread; yield its address, for ``HF_ENDPOINT``."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Here", (Handler,), {"root": root}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from effir.errors import EffirError
+from effir.errors import EffirError, MissingError
 from effir.files import (
     project_root,
     read_json,
@@ -123,18 +123,18 @@ def test_json_lines_come_back_as_written_and_a_bad_line_is_named(tmp_path: Path)
     assert list(read_jsonl(tmp_path / "a.jsonl")) == rows
     assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 2
     (tmp_path / "b.jsonl").write_text('{"a": 1}\n\n{"a": \n')
-    with pytest.raises(EffirError, match=r"b\.jsonl, line 3, is not JSON \(.*\): mend or remove it"):
+    with pytest.raises(EffirError, match=r"b\.jsonl, line 3, is not JSON \(.*\): correct or remove it"):
         list(read_jsonl(tmp_path / "b.jsonl"))
     (tmp_path / "c.jsonl").write_text("[1]\n")
-    with pytest.raises(EffirError, match=r"c\.jsonl, line 1, is not a JSON object: mend or remove it"):
+    with pytest.raises(EffirError, match=r"c\.jsonl, line 1, is not a JSON object: correct or remove it"):
         list(read_jsonl(tmp_path / "c.jsonl"))
 
 
-def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(EffirError, match=r"redundancy\.json is missing: run `dvc repro analyze`$"):
-        read_json(tmp_path / "redundancy.json")
-    with pytest.raises(EffirError, match=r"model is missing: run `dvc repro finetune`$"):
-        require(tmp_path / "model")
+def test_a_missing_file_is_named_and_known_to_the_program_that_says_what_makes_it(tmp_path: Path) -> None:
+    for read, name in ((read_json, "redundancy.json"), (require, "model")):
+        with pytest.raises(MissingError, match=f"{name} is missing: check the path, or make it first$") as raised:
+            read(tmp_path / name)
+        assert raised.value.path == tmp_path / name
 
 
 def test_the_hash_of_a_file_is_its_sha256_and_of_a_folder_its_names_and_contents(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Bring models, collections, training examples and calibration texts, and check them."""
+"""Install models, collections, training examples and calibration texts, and check them."""

@@ -1,31 +1,30 @@
-"""The embedded collection, API search: what a person asks of a Python package, and the object that does it.
+"""The embedded collection, API search: queries about Python packages, and the objects that answer them.
 
 Made of documentation that pinned wheels carry: no download beyond a package index, no licence beyond BSD, MIT, Apache.
 A document is a function, class or method: qualified name, signature, docstring **without its summary sentence**.
 A query is such a summary sentence; its own document has grade 2, the neighbours under "See Also" grade 1.
-Whole packages are held out. The small parts are for a pipeline of a minute: their figures say that it runs, no more.
+Whole packages are held out. The small parts are for a pipeline of a minute: their metrics only show that it runs.
 
 JAX stays out of training on purpose: it re-implements, and names, half of what the test part documents.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, cast, get_args
 
 from effir.data.apisource import ApiEntry, read_package
 from effir.data.beir import Collection, Document, open_collection, write_collection
 from effir.data.docstrings import is_query
 from effir.data.sources import fetch
-from effir.files import write_json, writing
+from effir.files import text_digest, write_json, writing
 
 Part = Literal["train", "dev", "test", "small-train", "small-dev"]
 OWN, NEIGHBOUR = 2, 1  # grades
 TEXT_LENGTH = 2000  # characters of a document's text: about 500 tokens
-TEXT_WORDS = 10  # the least that a docstring must say beyond its summary
+TEXT_WORDS = 10  # the fewest words that a docstring must have beyond its summary
 
 
 @dataclass(frozen=True)
@@ -40,173 +39,109 @@ class Package:
 
     @property
     def source(self) -> str:
-        """What `sources.fetch` takes."""
+        """The source that `sources.fetch` takes."""
         return f"wheel:{self.name}=={self.version}#sha256={self.sha256}"
 
 
-TRIMESH = Package(
-    "trimesh", "5.2.0", "MIT", 751_459, "04db2c7ec62afdd7763fb04c82bb5f257ddd984993a19ee83697f475fc58fd29"
-)
-DASK = Package(
-    "dask", "2026.8.0", "BSD-3-Clause", 1_492_182, "ccc0c83a189b0398602435189771d28dad7b5773b6089bb8dce14ae732dd782c"
-)
-# 58.1 MB in all. A compiled package is read from its wheel for CPython 3.11 on 64-bit Linux, on whatever machine.
-PACKAGES: dict[Part, tuple[Package, ...]] = {
-    "train": (
-        Package(
-            "sympy",
-            "1.14.0",
-            "BSD-3-Clause",
-            6_299_353,
-            "e091cc3e99d2141a0ba2847328f5479b05d94a6635cb96148ccb3f34671bd8f5",
-        ),
-        Package(
-            "twisted", "26.10.0", "MIT", 3_251_703, "3732f42af218925a0fe78d6668db55853f7fb532245a89a2669babe7d3000fa8"
-        ),
-        Package(
-            "pyvista", "0.49.1", "MIT", 2_734_000, "e4bd78c829051207e885281c45d03280dcde25445e1885c0824518ea7849b1c8"
-        ),
-        Package(
-            "keras",
-            "3.15.1",
-            "Apache-2.0",
-            2_398_595,
-            "836460e480930acbd19bb7a17e62f9ecad40e8a9af9a651fc8d0586a96d27e20",
-        ),
-        Package(
-            "nltk",
-            "3.10.4",
-            "Apache-2.0",
-            1_722_994,
-            "769ba5413f265b7d3e87cd163cc28efa01e29eeef8bb6080bc907949d9fcfb51",
-        ),
-        TRIMESH,
-        Package(
-            "pymc", "5.28.5", "Apache-2.0", 562_936, "29f44aa3edd727b29eb0a555eec0d9def4775a5d5c849eee31239384a5feaec2"
-        ),
-    ),
-    "dev": (
-        Package(
-            "xarray",
-            "2026.9.0",
-            "Apache-2.0",
-            1_445_445,
-            "fe349fa871628b1a0a5217af3fe1283a2862d5485156e6eda354fffb81c3bb7c",
-        ),
-        DASK,
-    ),
-    "test": (
-        Package(
-            "scipy",
-            "1.17.1",
-            "BSD-3-Clause",
-            35_349_300,
-            "43af8d1f3bea642559019edfe64e9b11192a8978efbd1539d7bc2aaa23d92de4",
-        ),
-        Package(
-            "networkx",
-            "3.6.1",
-            "BSD-3-Clause",
-            2_068_504,
-            "d47fbf302e7d9cbbb9e2555a0d267983d2aa476bac30e90dfbe5669bd57f3762",
-        ),
-    ),
-    "small-train": (TRIMESH,),
-    "small-dev": (DASK,),
-}
+# Part, name, version, licence, bytes, SHA-256: 58.1 MB in all.
+# A compiled package is read from its wheel for CPython 3.11 on 64-bit Linux, on whatever machine.
+PINS = """
+train sympy 1.14.0 BSD-3-Clause 6_299_353 e091cc3e99d2141a0ba2847328f5479b05d94a6635cb96148ccb3f34671bd8f5
+train twisted 26.10.0 MIT 3_251_703 3732f42af218925a0fe78d6668db55853f7fb532245a89a2669babe7d3000fa8
+train pyvista 0.49.1 MIT 2_734_000 e4bd78c829051207e885281c45d03280dcde25445e1885c0824518ea7849b1c8
+train keras 3.15.1 Apache-2.0 2_398_595 836460e480930acbd19bb7a17e62f9ecad40e8a9af9a651fc8d0586a96d27e20
+train nltk 3.10.4 Apache-2.0 1_722_994 769ba5413f265b7d3e87cd163cc28efa01e29eeef8bb6080bc907949d9fcfb51
+train trimesh 5.2.0 MIT 751_459 04db2c7ec62afdd7763fb04c82bb5f257ddd984993a19ee83697f475fc58fd29
+train pymc 5.28.5 Apache-2.0 562_936 29f44aa3edd727b29eb0a555eec0d9def4775a5d5c849eee31239384a5feaec2
+dev xarray 2026.9.0 Apache-2.0 1_445_445 fe349fa871628b1a0a5217af3fe1283a2862d5485156e6eda354fffb81c3bb7c
+dev dask 2026.8.0 BSD-3-Clause 1_492_182 ccc0c83a189b0398602435189771d28dad7b5773b6089bb8dce14ae732dd782c
+test scipy 1.17.1 BSD-3-Clause 35_349_300 43af8d1f3bea642559019edfe64e9b11192a8978efbd1539d7bc2aaa23d92de4
+test networkx 3.6.1 BSD-3-Clause 2_068_504 d47fbf302e7d9cbbb9e2555a0d267983d2aa476bac30e90dfbe5669bd57f3762
+small-train trimesh 5.2.0 MIT 751_459 04db2c7ec62afdd7763fb04c82bb5f257ddd984993a19ee83697f475fc58fd29
+small-dev dask 2026.8.0 BSD-3-Clause 1_492_182 ccc0c83a189b0398602435189771d28dad7b5773b6089bb8dce14ae732dd782c
+"""
+PACKAGES: dict[Part, list[Package]] = {part: [] for part in get_args(Part)}
+for part, name, version, licence, size, sha256 in map(str.split, PINS.strip().splitlines()):
+    PACKAGES[cast("Part", part)].append(Package(name, version, licence, int(size), sha256))
 
 
-@dataclass(frozen=True)
-class PartSize:
-    """How much of a part is kept; None keeps all."""
-
-    documents: int | None
-    queries: int | None
+# How many documents and queries of a part are kept; None and a part that is not named keep everything.
+SIZES: dict[Part, tuple[int | None, int | None]] = {"test": (3000, 300), "small-dev": (300, 100)}
 
 
-SIZES: dict[Part, PartSize] = {
-    "train": PartSize(documents=None, queries=None),
-    "dev": PartSize(documents=None, queries=None),
-    "test": PartSize(documents=3000, queries=300),
-    "small-train": PartSize(documents=None, queries=None),
-    "small-dev": PartSize(documents=300, queries=100),
-}
-
-
-@dataclass(frozen=True)
-class ApiQueries:
+class ApiQueries(NamedTuple):
     """Query id to text, and query id to document id to grade."""
 
     texts: dict[str, str]
-    judgements: dict[str, dict[str, int]]
+    qrels: dict[str, dict[str, int]]
 
 
 def install_apidocs(part: Part, into: Path, cache: Path) -> Collection:
-    """Write one part in BEIR layout under ``into``, with ``SOURCES.json``; its one split is train, dev or test.
+    """Write one part in BEIR layout under ``into``, with ``SOURCES.json``; its only split is train, dev or test.
 
-    Equal bytes on every machine and Python version. EffirError where a wheel is out of reach or not the pinned one.
+    The bytes are equal on every machine and Python. EffirError if a wheel cannot be fetched, or has another hash.
     """
     entries: dict[str, ApiEntry] = {}
-    queries = ApiQueries({}, {})
-    with ThreadPoolExecutor(4) as threads:  # to fetch is to wait
+    texts, qrels = ApiQueries({}, {})
+    with ThreadPoolExecutor(4) as threads:  # a download waits for the network
         wheels = list(threads.map(lambda package: fetch(package.source, cache), PACKAGES[part]))
     for package, wheel in zip(PACKAGES[part], wheels, strict=True):
         found = documented(read_package(wheel, package.name))
         entries |= found
         asked = package_queries(found)
-        queries = ApiQueries(queries.texts | asked.texts, queries.judgements | asked.judgements)
-    return write_part(part, entries, queries, into)
+        texts, qrels = texts | asked.texts, qrels | asked.qrels
+    return write_part(part, entries, ApiQueries(texts, qrels), into)
 
 
 def write_part(part: Part, entries: Mapping[str, ApiEntry], queries: ApiQueries, into: Path) -> Collection:
-    """Choose the part's share of queries and documents and write it, with its attribution, whole or not at all."""
-    asked = hashed_first(queries.texts, SIZES[part].queries)
-    judgements = {id_: queries.judgements[id_] for id_ in asked}
-    judged = {document for grades in judgements.values() for document in grades}
-    kept = with_filling(judged, entries, SIZES[part].documents)
+    """Choose the part's share of queries and documents and write it atomically, with its attribution."""
+    most_documents, most_queries = SIZES.get(part, (None, None))
+    asked = hashed_first(queries.texts, most_queries)
+    qrels = {id_: queries.qrels[id_] for id_ in asked}
+    judged = {document for grades in qrels.values() for document in grades}
+    kept = with_filling(judged, entries, most_documents)
     split = part.removeprefix("small-")
     with writing(into) as draft:
         texts = {id_: queries.texts[id_] for id_ in asked}
-        write_collection(draft, (document_of(entries[id_]) for id_ in kept), texts, {split: judgements})
+        write_collection(draft, (document_of(entries[id_]) for id_ in kept), texts, {split: qrels})
         write_json(draft / "SOURCES.json", [asdict(package) for package in PACKAGES[part]])
     return open_collection(into)
 
 
 def documented(entries: Mapping[str, ApiEntry]) -> dict[str, ApiEntry]:
-    """Entries whose docstring says something beyond its summary sentence."""
+    """Keep the entries whose docstring has `TEXT_WORDS` words beyond its summary sentence."""
     return {name: entry for name, entry in entries.items() if len(entry.docstring.text.split()) >= TEXT_WORDS}
 
 
 def document_of(entry: ApiEntry) -> Document:
-    """Qualified name as title; signature and docstring, cut after `TEXT_LENGTH` characters at a word's end, as text."""
+    """Title: the qualified name. Text: signature and docstring, truncated to `TEXT_LENGTH` at the end of a word."""
     text = f"{entry.signature} {entry.docstring.text}"
     return Document(entry.name, entry.name, text if len(text) <= TEXT_LENGTH else text[:TEXT_LENGTH].rpartition(" ")[0])
 
 
 def package_queries(entries: Mapping[str, ApiEntry]) -> ApiQueries:
-    """Summaries that can stand as searches of one package, with their judgements; shared ones name no object and go."""
-    times = Counter(_folded(entry.docstring.summary) for entry in entries.values())
-    texts: dict[str, str] = {}
-    judgements: dict[str, dict[str, int]] = {}
+    """Make queries and qrels of one package's summaries; a summary that several objects share is left out."""
+    folded = {name: entry.docstring.summary.lower().rstrip(".") for name, entry in entries.items()}
+    times = Counter(folded.values())
+    texts, qrels = ApiQueries({}, {})
     suffixes = _suffixes(entries)
     for name, entry in entries.items():
         summary = entry.docstring.summary
-        if times[_folded(summary)] == 1 and is_query(summary, entry.own_name):
+        if times[folded[name]] == 1 and is_query(summary, entry.own_name):
             query = f"q:{name}"  # BEIR's evaluation drops documents whose id is the query's
             texts[query] = summary
-            judgements[query] = judge(entry, entries, suffixes)
-    return ApiQueries(texts, judgements)
+            qrels[query] = judge(entry, entries, suffixes)
+    return ApiQueries(texts, qrels)
 
 
 def judge(entry: ApiEntry, entries: Mapping[str, ApiEntry], suffixes: Mapping[str, str]) -> dict[str, int]:
-    """Grades of an entry's own document and of the neighbours that are documents too, sorted by name."""
+    """Grade an entry's own document, and the neighbours that are documents too, sorted by name."""
     neighbours = {resolve(name, entry.name, entries, suffixes) for name in entry.docstring.neighbours}
-    grades = dict.fromkeys(sorted(name for name in neighbours if name is not None), NEIGHBOUR)
-    return {entry.name: OWN} | {name: grade for name, grade in grades.items() if name != entry.name}
+    return {entry.name: OWN} | dict.fromkeys(sorted(filter(None, neighbours - {entry.name})), NEIGHBOUR)
 
 
 def resolve(name: str, near: str, entries: Mapping[str, ApiEntry], suffixes: Mapping[str, str]) -> str | None:
-    """Find the document that ``name`` means beside the object ``near``: in its class, module, parents, package.
+    """Find the document that ``name`` means in the docstring of ``near``: in its class, module, parents or package.
 
     >>> resolve("fft", "scipy.fft.ifft", {"scipy.fft.fft": ...}, {})
     'scipy.fft.fft'
@@ -221,30 +156,22 @@ def resolve(name: str, near: str, entries: Mapping[str, ApiEntry], suffixes: Map
 
 
 def hashed_first(ids: Iterable[str], count: int | None) -> list[str]:
-    """Draw the ``count`` ids whose SHA-256 is lowest, sorted by id: the choice depends on nothing else."""
-    return sorted(sorted(ids, key=_hash)[:count])
+    """Choose the ``count`` ids with the lowest SHA-256, sorted by id: the choice depends on nothing else."""
+    return sorted(sorted(ids, key=text_digest)[:count])
 
 
 def with_filling(judged: Iterable[str], documents: Iterable[str], count: int | None) -> list[str]:
-    """Keep all ``judged`` ids, and others by lowest SHA-256 up to ``count`` in all, sorted."""
+    """Keep all ``judged`` ids, and fill up with others by lowest SHA-256 to ``count``, sorted."""
     kept = set(judged)
-    others = sorted(set(documents) - kept, key=_hash)
+    others = sorted(set(documents) - kept, key=text_digest)
     return sorted(kept.union(others if count is None else others[: max(0, count - len(kept))]))
 
 
 def _suffixes(entries: Iterable[str]) -> dict[str, str]:
-    """Each trailing part of a qualified name that belongs to one document only, and that document."""
+    """Map each trailing part of a qualified name that only one document has to that document."""
     owners: dict[str, list[str]] = {}
     for name in entries:
         parts = name.split(".")
         for start in range(1, len(parts)):
             owners.setdefault(".".join(parts[start:]), []).append(name)
     return {suffix: names[0] for suffix, names in owners.items() if len(names) == 1}
-
-
-def _folded(summary: str) -> str:
-    return summary.lower().rstrip(".")
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,13 +1,13 @@
-"""Every documented public function, class and method of a Python package, read from its wheel without importing it.
+"""Read every documented public function, class and method of a Python package from its wheel, without importing it.
 
-The result depends on the wheel's bytes alone, not on the Python that reads it: names come from `ast`,
-signatures from the source text.
+The result depends only on the bytes of the wheel, not on Python: names come from `ast`, signatures from the source.
 """
 
 import ast
 import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,13 +18,13 @@ _SKIPPED = frozenset(
     "tests test testing conftest benchmarks examples sandbox compat legacy deprecated "
     "externals extern vendor vendored third_party _lib _external _vendor _vendored".split()
 )
-_ACCESSORS = frozenset({"setter", "deleter", "getter"})
+_STAND_INS = frozenset({"setter", "deleter", "getter", "overload"})
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
 class ApiEntry:
-    """One documented object: its public name, its signature as written, its docstring in parts."""
+    """One documented object: its public name, its signature as written, the parts of its docstring."""
 
     name: str
     signature: str
@@ -37,9 +37,9 @@ class ApiEntry:
 
 
 def read_package(wheel: Path, package: str) -> dict[str, ApiEntry]:
-    """Map public qualified names to entries, sorted by name; of colliding names the first path's stays.
+    """Map public qualified names to entries, sorted by name; if names collide, the first path wins.
 
-    EffirError where ``wheel`` is not a zip archive.
+    EffirError if ``wheel`` is not a zip archive.
     """
     found: dict[str, ApiEntry] = {}
     try:
@@ -48,12 +48,12 @@ def read_package(wheel: Path, package: str) -> dict[str, ApiEntry]:
                 for entry in module_entries(archive.read(path), path):
                     found.setdefault(entry.name, entry)
     except zipfile.BadZipFile:
-        raise EffirError(f"{wheel} is not a wheel: delete it and run `dvc repro download`") from None
+        raise EffirError(f"{wheel} is not a wheel: delete it, then download it again") from None
     return dict(sorted(found.items()))
 
 
 def is_public_module(path: str, package: str) -> bool:
-    """Whether a wheel's member is source of the package itself: no tests, no vendored code.
+    """Return whether a member of a wheel is source of the package itself: no tests, no vendored code.
 
     >>> is_public_module("scipy/signal/_filters.py", "scipy"), is_public_module("scipy/_lib/uarray.py", "scipy")
     (True, False)
@@ -80,7 +80,7 @@ def module_entries(source: bytes, path: str) -> Iterator[ApiEntry]:
 
 
 def public_module(path: str) -> str:
-    """Dotted module name without its private components and ``src``, which no user types.
+    """Return the dotted module name without private components and ``src``, which no user types.
 
     >>> public_module("scipy/signal/_savitzky_golay.py"), public_module("dask/array/__init__.py")
     ('scipy.signal', 'dask.array')
@@ -101,7 +101,7 @@ def _entries(node: Definition | ast.ClassDef, scope: str, lines: list[bytes]) ->
 
 
 def _definitions(body: list[ast.stmt]) -> Iterator[Definition | ast.ClassDef]:
-    """Functions and classes of a body, those under `if` and `try` included."""
+    """Yield the functions and classes of a body, including those under `if` and `try`."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node
@@ -110,28 +110,24 @@ def _definitions(body: list[ast.stmt]) -> Iterator[Definition | ast.ClassDef]:
 
 
 def _is_stand_in(node: Definition | ast.ClassDef) -> bool:
-    """Overloads, property setters and deprecated aliases repeat what another definition documents."""
-    for decorator in node.decorator_list:
-        called = decorator.func if isinstance(decorator, ast.Call) else decorator
-        last = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        if last in _ACCESSORS or last == "overload" or "deprecat" in last.lower():
-            return True
-    return False
+    """Return whether a definition repeats another one: overload, property setter, deprecated alias."""
+    called = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
+    names = [each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in called]
+    return any(name in _STAND_INS or "deprecat" in name.lower() for name in names)
 
 
 def _exported(tree: ast.Module) -> frozenset[str] | None:
-    """Return the names in a module's literal ``__all__``; None where there is none."""
+    """Return the names in a module's literal ``__all__``; None without one."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
-            try:
+            with suppress(ValueError, TypeError):
                 return frozenset(ast.literal_eval(node.value))
-            except (ValueError, TypeError):
-                return None
+            break
     return None
 
 
 def _signature(node: Definition | ast.ClassDef, lines: list[bytes]) -> str:
-    """``name(first, second=default)`` as the source has it, without annotations; a class shows its constructor's."""
+    """Return ``name(first, second=default)`` as written, without annotations; of a class, its constructor's."""
     if isinstance(node, ast.ClassDef):
         makers = [item for item in _definitions(node.body) if item.name == "__init__"]
         inner = _signature(makers[0], lines) if makers else ""
@@ -146,25 +142,23 @@ def _parameters(arguments: ast.arguments, lines: list[bytes]) -> Iterator[str]:
     defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
     for argument, default in zip(positional, defaults, strict=True):
         if argument.arg not in {"self", "cls"}:
-            yield _parameter(argument, default, lines)
+            yield argument.arg + _default(default, lines)
     if arguments.vararg:
         yield "*" + arguments.vararg.arg
     elif arguments.kwonlyargs:
         yield "*"
     for argument, keyword_default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        yield _parameter(argument, keyword_default, lines)
+        yield argument.arg + _default(keyword_default, lines)
     if arguments.kwarg:
         yield "**" + arguments.kwarg.arg
 
 
-def _parameter(argument: ast.arg, default: ast.expr | None, lines: list[bytes]) -> str:
-    return argument.arg if default is None else f"{argument.arg}={_written(default, lines)}"
-
-
-def _written(node: ast.expr, lines: list[bytes]) -> str:
-    """Return an expression as written; `ast` counts columns in UTF-8 bytes."""
+def _default(node: ast.expr | None, lines: list[bytes]) -> str:
+    """Return ``=`` and a default as written, "" without one; `ast` counts columns in UTF-8 bytes."""
+    if node is None:
+        return ""
     first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
     if first == last:
-        return collapse(lines[first][node.col_offset : node.end_col_offset].decode())
+        return "=" + collapse(lines[first][node.col_offset : node.end_col_offset].decode())
     inner = [lines[first][node.col_offset :], *lines[first + 1 : last], lines[last][: node.end_col_offset]]
-    return collapse(b" ".join(inner).decode())
+    return "=" + collapse(b" ".join(inner).decode())

@@ -1,4 +1,4 @@
-"""The base model as a plain safetensors Hugging Face folder, from GGUF or safetensors; nothing is ever unpickled."""
+"""Install the base model as a Hugging Face folder, from GGUF or safetensors; nothing is ever unpickled."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import writing
-from effir.model.prompt_config import is_retriever, read_prompt_config, transformer_of, write_prompt_config
+from effir.model.prompt_config import read_prompt_config, transformer_of, write_prompt_config
 
 TOKENIZER = ["tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"]
 KEPT = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER]
@@ -16,17 +16,17 @@ PICKLED = ["*.bin", "*.pt", "*.pth", "*.ckpt"]
 
 
 def install_base_model(source: str, into: Path, cache: Path) -> None:
-    """Bring the model that ``source`` names into folder ``into``, whole or not at all.
+    """Install the model that ``source`` names into folder ``into``, atomically.
 
-    A ``.gguf`` file is converted: float32 weights without the LM head, and its tokenizer. Of a Hugging Face folder the
-    configuration, safetensors and tokenizer are taken as they are, without loading them; of a sentence-transformers
-    folder those of its language model, and ``retriever.json`` says how it pools and prompts. Equal sources give equal
-    bytes. EffirError for a folder that has no safetensors, configuration or tokenizer.
+    A ``.gguf`` file is converted to float32 weights without the LM head, and a tokenizer. From a Hugging Face folder,
+    configuration, safetensors and tokenizer are copied without loading them. From a sentence-transformers folder, those
+    of its language model are copied, and ``retriever.json`` keeps its pooling and prompts. Equal sources give equal
+    bytes. EffirError for a folder without safetensors, configuration or tokenizer.
     """
     found = fetch(source, cache)
     with writing(into) as draft:
         draft.mkdir()
-        if found.is_dir() and is_retriever(found):
+        if (found / "modules.json").is_file():  # a sentence-transformers model
             write_prompt_config(read_prompt_config(found, source), draft)
             _copy_folder(transformer_of(found), draft, source)
         elif found.is_dir():
@@ -34,7 +34,7 @@ def install_base_model(source: str, into: Path, cache: Path) -> None:
         elif found.suffix == ".gguf":
             _convert(found, draft, source)
         else:
-            raise EffirError(f"{source} is no model: name a .gguf file, or a folder with config.json and safetensors")
+            raise EffirError(f"{source} is not a model: name a .gguf file, or a folder of config.json and safetensors")
 
 
 def _copy_folder(folder: Path, into: Path, source: str) -> None:
@@ -50,13 +50,11 @@ def _check_folder(folder: Path, source: str) -> None:
     if not any(folder.glob("*.safetensors")):
         pickled = any(path for pattern in PICKLED for path in folder.glob(pattern))
         why = "has only pickled weights, which can run code" if pickled else "has no *.safetensors"
-        raise EffirError(
-            f"{source} {why}: save it with save_pretrained (which writes safetensors), then name that folder"
-        )
+        raise EffirError(f"{source} {why}: save it with save_pretrained, which writes safetensors, and name that")
     for index in folder.glob("*.safetensors.index.json"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
-            raise EffirError(f"{source} lacks {missing[0]}, which {index.name} names: fetch the folder again")
+            raise EffirError(f"{source} lacks {missing[0]}, which {index.name} names: download the folder again")
     if not any(path for pattern in TOKENIZER for path in folder.glob(pattern)):
         raise EffirError(f"{source} has no tokenizer: save its tokenizer into the same folder")
 
@@ -68,16 +66,14 @@ def _convert(gguf: Path, into: Path, source: str) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except Exception as error:  # the GGUF reader raises whatever a damaged or unknown file leads it to
+    except Exception as error:  # the GGUF reader raises many types for a damaged or unknown file
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise EffirError(
-            f"{source} is damaged, or of an unknown architecture ({reason}): choose another GGUF"
-        ) from error
+        raise EffirError(f"{source} is damaged or has an unknown architecture ({reason}): name another GGUF") from error
     base = model.base_model
     for config in (base.config, model.config):
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-    tokenizer.model_max_length = model.config.max_position_embeddings  # a GGUF leaves it out: 1e30 otherwise
-    tokenizer.init_kwargs.pop("local_files_only", None)  # it is saved: else the bytes tell whether a hub was in reach
+    tokenizer.model_max_length = model.config.max_position_embeddings  # a GGUF has no such key: 1e30 otherwise
+    tokenizer.init_kwargs.pop("local_files_only", None)  # it would be saved, and the bytes depend on HF_HUB_OFFLINE
     base.save_pretrained(into)
     tokenizer.save_pretrained(into)

@@ -1,42 +1,21 @@
-"""A retrieval collection in BEIR layout: corpus, queries, judgements; the public sets by name.
+"""A retrieval collection in BEIR layout: corpus, queries and relevance judgements (qrels).
 
 ``corpus.jsonl`` (``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``) and ``qrels/<split>.tsv``
-(a header, then query id, document id, grade). A corpus may hold millions of documents, so it is only ever streamed.
+(a header, then query id, document id, grade). A corpus may hold millions of documents, so it is always streamed.
+`docs/decisions/0017-beir.md` says why BEIR's own loader does not read it.
 """
 
-import hashlib
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effir.data.archives import unpack
-from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import read_jsonl, write_jsonl, writing
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
 HEADER = ("query-id", "corpus-id", "score")
-
-ADDRESS = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
-UNPACKED_LIMIT = 20_000_000_000  # bytes; the largest public set unpacks to about a sixth of that
-# The 13 public sets that the paper evaluates on, with the MD5 of their archives (BEIR's README).
-PUBLIC = {
-    "trec-covid": "ce62140cb23feb9becf6270d0d1fe6d1",
-    "nfcorpus": "a89dba18a62ef92f7d323ec890a0d38d",
-    "nq": "d4d3d2e48787a744b6f6e691ff534307",
-    "hotpotqa": "f412724f78b0d91183a0e86805e16114",
-    "fiqa": "17918ed23cd04fb15047f73e6c3bd9d9",
-    "arguana": "8ad3e3c2a5867cdced806d6503f29b99",
-    "webis-touche2020": "46f650ba5a527fc69e0a6521c5a23563",
-    "quora": "18fb154900ba42a600f84b839c173167",
-    "dbpedia-entity": "c2a39eb420a3164af735795df012ac2c",
-    "scidocs": "38121350fc3a4d2f48850f6aff52e4a9",
-    "fever": "5a818580227bfb4b35bb6fa46d9b6c03",
-    "climate-fever": "8b66f0a9126c521bae2bde127b4dc99d",
-    "scifact": "5f7d1de60b170fc8027bb7898e2efca1",
-}
+LAYOUT = "corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
 
 
 @dataclass(frozen=True)
@@ -49,7 +28,7 @@ class Document:
 
     @property
     def content(self) -> str:
-        """What is embedded (EffiR, appendix; BEIR's convention).
+        """Title and text, which are embedded together (EffiR, appendix; BEIR's convention).
 
         >>> Document("1", "", "Cells divide.").content
         'Cells divide.'
@@ -59,21 +38,21 @@ class Document:
 
 @dataclass(frozen=True)
 class Collection:
-    """A folder in BEIR layout; every method reads it afresh, nothing is kept in memory."""
+    """A folder in BEIR layout. Every method reads the files again: nothing is kept in memory."""
 
     folder: Path
 
     @property
     def splits(self) -> list[str]:
-        """The splits that have judgements, sorted."""
+        """The splits that have qrels, sorted."""
         return sorted(path.stem for path in (self.folder / QRELS).glob("*.tsv"))
 
     def evaluation_split(self) -> str:
-        """Name the split to judge by: ``test`` where it is judged, otherwise ``dev``; EffirError where neither is."""
+        """Name the split to evaluate on: ``test``, otherwise ``dev``; EffirError if there is neither."""
         for split in ("test", "dev"):
             if split in self.splits:
                 return split
-        raise EffirError(f"{self.folder / QRELS} has neither test.tsv nor dev.tsv: add judgements to evaluate on")
+        raise EffirError(f"{self.folder / QRELS} has neither test.tsv nor dev.tsv: add qrels to evaluate on")
 
     def documents(self) -> Iterator[Document]:
         """Stream the corpus in file order; EffirError names a row without ``_id`` or ``text``."""
@@ -82,177 +61,105 @@ class Collection:
             yield Document(_id(row, place), _text(row, "title", place, default=""), _text(row, "text", place))
 
     def queries(self, split: str) -> dict[str, str]:
-        """Query id to text, for the queries judged in ``split``, in the order of ``queries.jsonl``.
+        """Query id to text, for the queries of ``split``, in the order of ``queries.jsonl``.
 
-        EffirError where a judgement names a query that is not there.
+        EffirError if the qrels name a query that is missing.
         """
-        judged = self.judgements(split)
-        found = {id_: text for id_, text in self._all_queries() if id_ in judged}
-        for missing in judged.keys() - found.keys():
-            raise EffirError(
-                f"{self._qrels(split)} judges query {missing!r}, which {self.folder / QUERIES} lacks: "
-                "add the query or remove its judgements"
-            )
-        return found
-
-    def judgements(self, split: str) -> dict[str, dict[str, int]]:
-        """Query id to document id to grade, in file order; EffirError names a missing split or a malformed line."""
-        judged: dict[str, dict[str, int]] = {}
-        for number, line in enumerate(self._lines(split), start=1):
-            place = f"{self._qrels(split)}, line {number},"
-            if number == 1:
-                _check_header(line, place)
-            elif line.strip():
-                query, document, grade = _judgement(line, place)
-                judged.setdefault(query, {})[document] = grade
-        return judged
-
-    def _all_queries(self) -> Iterator[tuple[str, str]]:
+        judged, texts = self.qrels(split), dict[str, str]()
         for number, row in enumerate(read_jsonl(self.folder / QUERIES), start=1):
             place = f"{self.folder / QUERIES}, query {number},"
-            yield _id(row, place), _text(row, "text", place)
+            id_, text = _id(row, place), _text(row, "text", place)
+            if id_ in judged:
+                texts[id_] = text
+        for missing in judged.keys() - texts.keys():
+            lacking = f"which {self.folder / QUERIES} lacks: add the query, or remove its qrels"
+            raise EffirError(f"{self._qrels_file(split)} judges query {missing!r}, {lacking}")
+        return texts
 
-    def _lines(self, split: str) -> Iterator[str]:
-        path = self._qrels(split)
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
+        """Query id to document id to grade, in file order; EffirError names a missing split or a malformed line."""
+        path = self._qrels_file(split)
         try:
-            with path.open(encoding="utf-8") as lines:
-                yield from lines
+            lines = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
+        if lines[0].split("\t")[-1].lstrip("-").isdigit():
+            header = f"begin the file with {' '.join(HEADER)}, tab-separated"
+            raise EffirError(f"{path}, line 1, is a row of qrels where the header should be: {header}")
+        found: dict[str, dict[str, int]] = {}
+        for number, line in enumerate(lines[1:], start=2):
+            if line.strip():
+                try:
+                    query, document, grade = line.split("\t")
+                    found.setdefault(query, {})[document] = int(grade)
+                except ValueError:
+                    wanted = "`query id, document id, integer grade`, tab-separated"
+                    raise EffirError(f"{path}, line {number}, is not {wanted}: correct or remove it") from None
+        return found
 
-    def _qrels(self, split: str) -> Path:
+    def _qrels_file(self, split: str) -> Path:
         if split not in self.splits:
             raise EffirError(f"{self.folder} has no split {split!r}: choose one of {', '.join(self.splits)}")
         return self.folder / QRELS / f"{split}.tsv"
 
 
-def open_collection(folder: Path) -> Collection:
-    """Open a collection on disk; EffirError names what its layout lacks."""
-    return _checked(folder, named=str(folder))
+def open_collection(folder: Path, named: str = "") -> Collection:
+    """Open a collection on disk; EffirError says which file is missing in ``named``, by default the folder."""
+    collection = Collection(folder)
+    missing = [name for name in (CORPUS, QUERIES) if not (folder / name).is_file()]
+    if not collection.splits:
+        missing.append(f"{QRELS}/<split>.tsv")
+    if missing:
+        raise EffirError(f"{named or folder} is not a BEIR collection: {missing[0]} is missing (it needs {LAYOUT})")
+    return collection
 
 
 def write_collection(
     folder: Path,
     documents: Iterable[Document],
     queries: Mapping[str, str],
-    judgements: Mapping[str, Mapping[str, Mapping[str, int]]],
+    qrels: Mapping[str, Mapping[str, Mapping[str, int]]],
 ) -> Collection:
-    """Write a collection, whole or not at all, in place of what stood there; equal input gives equal bytes.
+    """Write a collection atomically, replacing ``folder``; equal input gives equal bytes.
 
-    ``documents`` are streamed once, ``queries`` map an id to its text, ``judgements`` a split to query id to document
-    id to grade; all keep their order. EffirError where a judgement names an unknown query.
+    ``documents`` are streamed once, ``queries`` map an id to its text, ``qrels`` a split to query id to document id to
+    grade; all keep their order. EffirError if the qrels name an unknown query.
     """
-    if not judgements:
-        raise EffirError(f"{folder} would have no judgements: give it at least one split")
-    for split, judged in judgements.items():
+    if not qrels:
+        raise EffirError(f"{folder} would have no qrels: give at least one split")
+    for split, judged in qrels.items():
         for missing in judged.keys() - queries.keys():
-            raise EffirError(
-                f"{folder}: split {split!r} judges query {missing!r}, which is not among the queries: add it, or leave "
-                "its judgements out"
-            )
+            lacking = "which is not among the queries: add the query, or remove its qrels"
+            raise EffirError(f"{folder}: split {split!r} judges query {missing!r}, {lacking}")
     with writing(folder) as draft:
         (draft / QRELS).mkdir(parents=True)
         write_jsonl(draft / CORPUS, ({"_id": d.id, "title": d.title, "text": d.text} for d in documents))
         write_jsonl(draft / QUERIES, ({"_id": id_, "text": text} for id_, text in queries.items()))
-        for split, judged in judgements.items():
-            _write_qrels(draft / QRELS / f"{split}.tsv", judged)
+        for split, judged in qrels.items():
+            rows = [HEADER, *((q, d, str(grade)) for q, grades in judged.items() for d, grade in grades.items())]
+            text = "".join("\t".join(row) + "\n" for row in rows)
+            (draft / QRELS / f"{split}.tsv").write_text(text, encoding="utf-8", newline="\n")
     return open_collection(folder)
 
 
-def install_collection(
-    name: str, into: Path, *, mirror: str, collections: Mapping[str, str], cache: Path
-) -> Collection:
-    """Bring a collection into folder ``into``, whole or not at all, and open it.
+def read_by_beir(folder: Path, split: str) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+    """Read queries and qrels by BEIR's own loader, as other tools see the collection; it raises what it likes."""
+    from beir.datasets.data_loader import GenericDataLoader
 
-    ``collections`` names own sets: name to the source (``effir.data.sources``) of a folder or zip in BEIR layout. Any
-    other name is a public BEIR set, ``<mirror>/<name>.zip``. At BEIR's own address its MD5 is enforced; **from another
-    mirror (https or file://) the bytes are taken as they come**: to check them, name the set in ``collections`` with a
-    ``#sha256=``. EffirError for an unknown name, and for whatever ``fetch`` and ``unpack`` refuse.
-    """
-    source = _source_of(name, mirror, collections)
-    found = fetch(source, cache)
-    if name not in collections and mirror.rstrip("/") == ADDRESS:
-        _check_md5(found, name)
-    with writing(into) as draft:
-        draft.mkdir()
-        scratch = draft / "unpacked"
-        if found.is_file():
-            unpack(found, scratch, UNPACKED_LIMIT)
-        _settle(found if found.is_dir() else scratch, draft, named=source)
-        shutil.rmtree(scratch, ignore_errors=True)
-    return open_collection(into)
-
-
-def _source_of(name: str, mirror: str, collections: Mapping[str, str]) -> str:
-    if name in collections:
-        return collections[name]
-    if name not in PUBLIC:
-        own = f"your own are {', '.join(collections)}; " if collections else ""
-        raise EffirError(
-            f"there is no collection {name!r}: {own}the public ones are {', '.join(PUBLIC)}; "
-            "name a folder or zip of your own under data.collections"
-        )
-    return f"{mirror.rstrip('/')}/{name}.zip"
-
-
-def _check_md5(archive: Path, name: str) -> None:
-    with archive.open("rb") as stream:
-        md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if md5 != PUBLIC[name]:
-        archive.unlink()
-        raise EffirError(f"{name}.zip came with MD5 {md5}, not {PUBLIC[name]}, and was removed: run again")
-
-
-def _settle(source: Path, into: Path, named: str) -> None:
-    """Copy a collection's own files, and only them, out of a folder that is one or has one as its only such child."""
-    inner = [path.parent for path in source.glob(f"*/{CORPUS}")]
-    root = inner[0] if len(inner) == 1 and not (source / CORPUS).exists() else source
-    _checked(root, named)
-    (into / QRELS).mkdir()
-    for path in [root / CORPUS, root / QUERIES, *sorted((root / QRELS).glob("*.tsv"))]:
-        shutil.copyfile(path, into / path.relative_to(root))
-
-
-def _checked(folder: Path, named: str) -> Collection:
-    for name in (CORPUS, QUERIES):
-        if not (folder / name).is_file():
-            raise EffirError(f"{named} is no BEIR collection: {name} is missing (corpus.jsonl, queries.jsonl, qrels/)")
-    collection = Collection(folder)
-    if not collection.splits:
-        raise EffirError(f"{named} is no BEIR collection: it has no judgements, qrels/<split>.tsv")
-    return collection
-
-
-def _write_qrels(path: Path, judged: Mapping[str, Mapping[str, int]]) -> None:
-    rows = [HEADER, *((q, d, str(grade)) for q, grades in judged.items() for d, grade in grades.items())]
-    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
+    loader = GenericDataLoader(str(folder))
+    loader.corpus = {"not loaded": {}}  # load() skips a corpus that it has: this one may not fit in memory
+    _, queries, qrels = loader.load(split)
+    return queries, qrels
 
 
 def _id(row: Mapping[str, Any], place: str) -> str:
     if not isinstance(row.get("_id"), str | int) or row["_id"] == "":
-        raise EffirError(f"{place} has no `_id`: give it one")
+        raise EffirError(f"{place} has no `_id`: add one")
     return str(row["_id"])
 
 
 def _text(row: Mapping[str, Any], key: str, place: str, default: str | None = None) -> str:
     text = row.get(key, default)
     if not isinstance(text, str):
-        raise EffirError(f"{place} has no string `{key}`: give it one")
+        raise EffirError(f"{place} has no string `{key}`: add one")
     return text
-
-
-def _check_header(line: str, place: str) -> None:
-    if line.rstrip("\r\n").split("\t")[-1].lstrip("-").isdigit():
-        raise EffirError(
-            f"{place} is a judgement where the header should be: begin with {' '.join(HEADER)}, tab-separated"
-        )
-
-
-def _judgement(line: str, place: str) -> tuple[str, str, int]:
-    try:
-        query, document, grade = line.rstrip("\r\n").split("\t")
-        return query, document, int(grade)
-    except ValueError:
-        raise EffirError(
-            f"{place} is not `query id, document id, whole grade`, tab-separated: mend or remove it"
-        ) from None

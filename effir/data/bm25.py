@@ -1,6 +1,6 @@
-"""BM25: the yardstick beside every evaluation, and the miner of hard negatives.
+"""BM25: the baseline of every evaluation, and the miner of hard negatives.
 
-Lucene's variant with k1 0.9 and b 0.4, BEIR's setting; Lucene's 33 English stop words dropped, no stemming.
+Lucene's variant with k1 0.9 and b 0.4, BEIR's setting; Lucene's 33 English stop words removed, no stemming.
 nDCG@10 (and Recall@100) on the test splits: SciFact 0.664 (0.886), NFCorpus 0.306 (0.236).
 """
 
@@ -17,17 +17,22 @@ from effir.data.beir import Document
 from effir.errors import EffirError
 
 K1, B = 0.9, 0.4
-_WORD = re.compile(r"\w+")  # single letters count: "vitamin D", "2-D"; bm25s's own pattern drops them
+_WORD = re.compile(r"\w+")  # single letters are words: "vitamin D", "2-D"; bm25s's own pattern drops them
 _STOP_WORDS = frozenset(STOPWORDS_EN)
 
 
 def bm25_search(documents: Iterable[Document], queries: Mapping[str, str], k: int) -> dict[str, dict[str, float]]:
     """Rank ``documents`` for every query: query id to document id to score, best first, ``k`` at most.
 
-    Documents that share no word with a query are left out. Ties go to the earlier document, so that every machine ranks
-    alike. The words of all documents are held in memory (8 bytes each). EffirError where there are none.
+    Documents that share no word with a query are left out. Ties go to the earlier document, so that every machine gives
+    the same ranking. The words of all documents are held in memory (8 bytes each). EffirError if there are none.
     """
-    ids, index = _index(documents)
+    read = [(document.id, words(document.content)) for document in documents]
+    ids, corpus = [id_ for id_, _ in read], [text for _, text in read]
+    if not any(corpus):
+        raise EffirError("BM25 finds no words: the corpus is empty, download it again or name another")
+    index = bm25s.BM25(k1=K1, b=B, method="lucene")
+    index.index(corpus, show_progress=False)
     found: dict[str, dict[str, float]] = {}
     for query, text in queries.items():
         scores = index.get_scores_from_ids(index.get_tokens_ids(words(text)))
@@ -36,7 +41,7 @@ def bm25_search(documents: Iterable[Document], queries: Mapping[str, str], k: in
 
 
 def words(text: str) -> list[str]:
-    """Cut a text into lower-case words, stop words dropped.
+    """Split a text into lower-case words without stop words.
 
     >>> words("Smooth a noisy 2-D signal.")
     ['smooth', 'noisy', '2', 'd', 'signal']
@@ -45,28 +50,12 @@ def words(text: str) -> list[str]:
 
 
 def best(scores: NDArray[np.float32], k: int) -> list[int]:
-    """Places of the ``k`` highest scores above 0, highest first, ties by place.
+    """Return the places of the ``k`` highest scores above 0, highest first, ties by place.
 
     >>> best(np.array([0.5, 2.0, 0.0, 2.0, 0.5]), k=3)
     [1, 3, 0]
     """
-    if k < len(scores):
-        least = np.partition(scores, -k)[-k]
-        places = np.flatnonzero((scores >= least) & (scores > 0))
-    else:
-        places = np.flatnonzero(scores > 0)
+    least = np.partition(scores, -k)[-k] if k < len(scores) else 0
+    places = np.flatnonzero((scores >= least) & (scores > 0))
     ranked = places[np.argsort(-scores[places], kind="stable")]
     return [int(place) for place in ranked[:k]]
-
-
-def _index(documents: Iterable[Document]) -> tuple[list[str], bm25s.BM25]:
-    ids: list[str] = []
-    corpus: list[list[str]] = []
-    for document in documents:
-        ids.append(document.id)
-        corpus.append(words(document.content))
-    if not any(corpus):
-        raise EffirError("BM25 has no word to search for: the corpus is empty, download it again or name another")
-    index = bm25s.BM25(k1=K1, b=B, method="lucene")
-    index.index(corpus, show_progress=False)
-    return ids, index

@@ -1,36 +1,34 @@
-"""The texts on which redundancy is measured."""
+"""The texts that redundancy is measured on."""
 
 import gzip
-import hashlib
 import heapq
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from effir.data.beir import Collection, install_collection
+from effir.data.beir import Collection
+from effir.data.catalog import Sources, install_collection
 from effir.data.sources import fetch
 from effir.errors import EffirError
-from effir.files import write_jsonl
+from effir.files import text_digest, write_jsonl
 
 MOST = 2048
-"""Texts kept; `analyze` takes the first `analyze.texts` of them."""
+"""The number of texts that are kept."""
 
 
-def install_calibration(
-    source: str, train: Collection, into: Path, cache: Path, collections: Mapping[str, str]
-) -> None:
-    """Write ``into``, a JSON-lines file of ``{"text"}``: of the training corpus (``train``), a collection, or a source.
+def install_calibration(source: str, train: Collection, into: Path, cache: Path, collections: Sources) -> None:
+    """Write ``into``, a JSON-lines file of ``{"text"}``, from the training corpus (``train``), a collection or a file.
 
-    Documents of a corpus are taken in the order of the SHA-256 of their id: a sample that no sorting of the corpus
-    biases. A collection is one of ``collections`` by name. Another source is a JSON-lines file, plain or gzip, whose
-    lines hold ``text``; its first lines count.
+    Documents of a corpus are taken in the order of the SHA-256 of their id, so the order of the corpus does not bias
+    the sample. A collection is named as in ``collections``. Any other source is a JSON-lines file, plain or gzip,
+    whose lines have a ``text``; the first lines are taken.
     """
     if source == "train":
         texts = _sample(train)
     elif source in collections:
         folder = cache / "calibration"
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
         texts = _sample(install_collection(source, folder, mirror="", collections=collections, cache=cache))
         shutil.rmtree(folder)
     else:
@@ -39,18 +37,16 @@ def install_calibration(
 
 
 def load_calibration(path: Path, count: int) -> list[str]:
-    """Read the first ``count`` texts; EffirError where there are fewer."""
+    """Read the first ``count`` texts; EffirError if there are fewer."""
     with path.open(encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line, _ in zip(lines, range(count), strict=False)]
     if len(texts) < count:
-        raise EffirError(
-            f"{path} holds {len(texts)} texts, {count} asked for: give more (data.calibration) or lower analyze.texts"
-        )
+        raise EffirError(f"{path} has {len(texts)} texts, but {count} are wanted: ask for fewer, or enlarge it")
     return texts
 
 
 def _sample(corpus: Collection) -> list[str]:
-    ranked = ((hashlib.sha256(d.id.encode()).hexdigest(), d.content) for d in corpus.documents())
+    ranked = ((text_digest(d.id), d.content) for d in corpus.documents())
     return [text for _, text in heapq.nsmallest(MOST, ranked)]
 
 
@@ -65,6 +61,4 @@ def _read(source: str, cache: Path) -> Iterator[str]:
                     raise TypeError
                 yield text
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, OSError, EOFError):
-        raise EffirError(
-            f"data.calibration: {source} is not JSON lines with a `text` in each: mend or replace it"
-        ) from None
+        raise EffirError(f"data.calibration: {source} is not JSON lines with a `text` each: replace it") from None

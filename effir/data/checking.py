@@ -1,5 +1,6 @@
-"""What is wrong with a collection in BEIR layout, all of it at once, and what to do about it."""
+"""Find every fault of a collection in BEIR layout in one pass, and say how to fix each."""
 
+import csv
 import hashlib
 import json
 import re
@@ -9,36 +10,36 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from effir.data.beir import CORPUS, HEADER, QRELS, QUERIES
-from effir.data.tables import can_be_written
-from effir.errors import EffirError
+from effir.data.beir import CORPUS, HEADER, QRELS, QUERIES, open_collection, read_by_beir
+from effir.files import can_be_written
 
 Kind = Literal["error", "warning"]
-# A fault, whether the pipeline would stop or judge wrongly because of it, and the cure.
+# A fault, its kind (the pipeline would stop or evaluate wrongly: an error), and how to fix it.
 FAULTS: Mapping[str, tuple[Kind, str]] = {
-    "not JSON": ("error", "write one JSON object a line, in UTF-8"),
-    "no _id": ("error", "give each an `_id`, a text or a whole number"),
-    "no text": ("error", "give each a `text`, a string"),
-    "an _id that another has": ("error", "give each its own, in qrels too"),
-    "an empty text": ("error", "remove them, and their judgements"),
-    "a text that another has": ("warning", "keep one of each, and judge that: they tie in every ranking"),
-    "a question that another asks": ("warning", "keep one of each, with the judgements of both"),
-    "never judged": ("warning", "remove them, or add judgements: they are not asked"),
-    "no header": ("error", f"begin with {' '.join(HEADER)}, tab-separated"),
-    "no judgement": ("error", "write `query id, document id, whole grade`, tab-separated"),
-    "not one judgement": ("error", "write some, or remove the file"),
-    "a query that is not there": ("error", f"add it to {QUERIES}, or remove its judgements"),
-    "a document that is not there": ("error", f"add it to {CORPUS}, or remove the judgement: it can never be found"),
-    "judged before": ("warning", "keep one judgement of each pair: the last one counts"),
-    "no answer": ("warning", "add a grade above 0, or remove them: they score 0 whatever is found"),
-    "a query of train": ("error", "keep it in one of them: what was trained on must not be judged"),
-    "a query of another split": ("warning", "keep it in one of them"),
+    "not JSON": ("error", "write one JSON object per line, in UTF-8"),
+    "no _id": ("error", "add an `_id`, a string or an integer"),
+    "no text": ("error", "add a `text`, a string"),
+    "duplicate _id": ("error", "give each row its own `_id`, in qrels too"),
+    "empty text": ("error", "remove the row and its qrels"),
+    "duplicate text": ("warning", "keep one document of each text and judge that one: they tie in every ranking"),
+    "duplicate question": ("warning", "keep one query of each text, with the qrels of both"),
+    "query without qrels": ("warning", "add qrels or remove the query: it is not used"),
+    "no header": ("error", f"begin the file with {' '.join(HEADER)}, tab-separated"),
+    "not a relevance judgement": ("error", "write `query id, document id, integer grade`, tab-separated"),
+    "no relevance judgements": ("error", "add qrels, or remove the file"),
+    "unknown query": ("error", f"add the query to {QUERIES}, or remove its qrels"),
+    "unknown document": ("error", f"add the document to {CORPUS}, or remove its qrels: it can never be found"),
+    "duplicate relevance judgement": ("warning", "keep one row for each pair: the last one counts"),
+    "query without answer": ("warning", "add a grade above 0, or remove the query: it always scores 0"),
+    "query of the train split": ("error", "keep the query in one split: training queries must not be evaluated"),
+    "query of another split": ("warning", "keep the query in one split"),
+    "BEIR reads something else": ("warning", "remove quotation marks and empty lines, write each `_id` as a string"),
 }
 
 
 @dataclass
 class Finding:
-    """A fault in a file, how often it is there, and one place as an example."""
+    """A fault in a file, how often it occurs, and one place as an example."""
 
     file: str
     fault: str
@@ -47,22 +48,22 @@ class Finding:
 
     @property
     def kind(self) -> Kind:
-        """``error`` where the pipeline would stop or judge wrongly, ``warning`` otherwise."""
+        """``error`` if the pipeline would stop or evaluate wrongly, otherwise ``warning``."""
         return FAULTS[self.fault][0]
 
     @property
     def cure(self) -> str:
-        """What to do."""
+        """How to fix it."""
         return FAULTS[self.fault][1]
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Describe it in one line."""
         return f"{self.kind}: {self.file}: {self.fault} ({self.count:,}), e.g. {self.example}: {self.cure}"
 
 
 @dataclass
 class Report:
-    """What was read of a collection, and what is wrong with it."""
+    """The sizes of a collection, and its faults."""
 
     documents: int = 0
     queries: int = 0
@@ -79,64 +80,62 @@ class Report:
 
     @property
     def errors(self) -> list[Finding]:
-        """The findings that must be mended."""
+        """The findings that must be fixed."""
         return [finding for finding in self.findings if finding.kind == "error"]
 
 
 def check_collection(folder: Path) -> Report:
-    """Read a collection once and report all that is wrong with it; EffirError where it is none.
+    """Read a collection once and report every fault; EffirError if a file of the layout is missing.
 
     The corpus is streamed: only ids and digests are kept.
     """
-    lacking = [name for name in (CORPUS, QUERIES) if not (folder / name).is_file()]
-    splits = sorted((folder / QRELS).glob("*.tsv"))
-    if lacking or not splits:
-        what = lacking[0] if lacking else f"{QRELS}/<split>.tsv"
-        raise EffirError(f"{folder} is no BEIR collection: {what} is missing (corpus.jsonl, queries.jsonl, qrels/)")
-    report = Report()
+    collection, report = open_collection(folder), Report()
+    splits = collection.splits
     documents = set(_texts(folder / CORPUS, report))
     queries = _texts(folder / QUERIES, report)
     report.documents, report.queries = len(documents), len(queries)
-    judged = {path.stem: _judgements(path, documents, queries, report) for path in splits}
+    judged = {split: _judged(folder / QRELS / f"{split}.tsv", documents, queries, report) for split in splits}
     report.judged = {split: len(found) for split, found in judged.items()}
     for query in sorted(queries.keys() - set().union(*judged.values())):
-        report.note(QUERIES, "never judged", repr(query))
+        report.note(QUERIES, "query without qrels", repr(query))
     for one, other in combinations(sorted(judged, key=lambda split: split != "train"), 2):
-        fault = "a query of train" if one == "train" else "a query of another split"
+        fault = "query of the train split" if one == "train" else "query of another split"
         for example in _shared(one, judged[one], judged[other], queries):
             report.note(f"{QRELS}/{other}.tsv", fault, example)
+    for split in [] if report.errors else splits:
+        try:
+            agrees = read_by_beir(folder, split) == (collection.queries(split), collection.qrels(split))
+        except (LookupError, ValueError, csv.Error):  # an empty line, an integer `_id`, a lone quotation mark
+            agrees = False
+        if not agrees:
+            report.note(f"{QRELS}/{split}.tsv", "BEIR reads something else", "the whole file")
     return report
 
 
 def _texts(path: Path, report: Report) -> dict[str, bytes]:
-    """Read a file of texts: id to the digest of what it says, case and spaces aside."""
-    found: dict[str, bytes] = {}
-    seen: set[bytes] = set()
+    """Map each id of a file of texts to the digest of its text; case and spaces are ignored."""
+    found, seen = dict[str, bytes](), set[bytes]()
     for number, row in _rows(path):
         where = f"line {number}"
         if row is None:
             report.note(path.name, "not JSON", where)
         elif not isinstance(row.get("_id"), str | int) or row["_id"] == "":
             report.note(path.name, "no _id", where)
-        elif not all(map(_is_text, (row.get("text"), row.get("title", "")))):
+        elif not all(isinstance(t, str) and can_be_written(t) for t in (row.get("text"), row.get("title", ""))):
             report.note(path.name, "no text", where)
         else:
             id_, words = str(row["_id"]), f"{row.get('title', '')} {row['text']}".casefold().split()
             digest = hashlib.blake2b(" ".join(words).encode(), digest_size=16).digest()
             if id_ in found:
-                report.note(path.name, "an _id that another has", f"{id_!r}, {where}")
+                report.note(path.name, "duplicate _id", f"{id_!r}, {where}")
             elif not words:
-                report.note(path.name, "an empty text", f"{id_!r}, {where}")
+                report.note(path.name, "empty text", f"{id_!r}, {where}")
             elif digest in seen:
-                twice = "a question that another asks" if path.name == QUERIES else "a text that another has"
+                twice = "duplicate question" if path.name == QUERIES else "duplicate text"
                 report.note(path.name, twice, f"{id_!r}, {where}")
             found.setdefault(id_, digest)
             seen.add(digest)
     return found
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and can_be_written(value)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
@@ -145,46 +144,45 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             if line.strip():
                 try:
                     row = json.loads(line.decode("utf-8"))
-                except ValueError:  # not UTF-8 is one too
+                except ValueError:  # includes bytes that are not UTF-8
                     row = None
                 yield number, row if isinstance(row, dict) else None
 
 
-def _judgements(path: Path, documents: set[str], queries: Mapping[str, bytes], report: Report) -> set[str]:
+def _judged(path: Path, documents: set[str], queries: Mapping[str, bytes], report: Report) -> set[str]:
+    """Check the qrels of one split; return the ids of its queries."""
     name = f"{QRELS}/{path.name}"
     grades: dict[tuple[str, str], int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         cells, where = line.split("\t"), f"line {number}"
-        is_judgement = len(cells) == 3 and re.fullmatch(r"\s*-?[0-9]+\s*", cells[2]) is not None
-        if number == 1:
-            if is_judgement:
-                report.note(name, "no header", where)
+        is_row = len(cells) == 3 and re.fullmatch(r"\s*-?[0-9]+\s*", cells[2]) is not None
+        if number == 1 and is_row:
+            report.note(name, "no header", where)
+        if number == 1 or not line.strip():
             continue
-        if not line.strip():
-            continue
-        if not is_judgement:
-            report.note(name, "no judgement", where)
+        if not is_row:
+            report.note(name, "not a relevance judgement", where)
             continue
         query, document = cells[0], cells[1]
         if query not in queries:
-            report.note(name, "a query that is not there", f"{query!r}, {where}")
+            report.note(name, "unknown query", f"{query!r}, {where}")
         if document not in documents:
-            report.note(name, "a document that is not there", f"{document!r}, {where}")
+            report.note(name, "unknown document", f"{document!r}, {where}")
         if (query, document) in grades:
-            report.note(name, "judged before", f"{query!r} and {document!r}, {where}")
+            report.note(name, "duplicate relevance judgement", f"{query!r} and {document!r}, {where}")
         grades[query, document] = int(cells[2])
     asked = {query for query, _ in grades}
     if not asked:
-        report.note(name, "not one judgement", "all of it")
+        report.note(name, "no relevance judgements", "the whole file")
     for query in sorted(asked - {query for (query, _), grade in grades.items() if grade > 0}):
-        report.note(name, "no answer", repr(query))
+        report.note(name, "query without answer", repr(query))
     return asked
 
 
 def _shared(name: str, first: set[str], second: set[str], queries: Mapping[str, bytes]) -> Iterator[str]:
-    """Yield the queries of one split that another, ``name``, has too: by their id, or by what they say."""
-    said = {queries[query]: query for query in first if query in queries}
+    """Yield the queries of a split that the split ``name`` has too: by id, or by text."""
+    ids = {queries[query]: query for query in first if query in queries}
     for query in sorted(second):
-        twin = query if query in first else said.get(queries.get(query, b""))
+        twin = query if query in first else ids.get(queries.get(query, b""))
         if twin is not None:
             yield f"{query!r}" if twin == query else f"{query!r}, which is {twin!r} in {name}"

@@ -1,4 +1,4 @@
-"""What a docstring says: its summary sentence, the prose that follows, and the neighbours it names.
+"""Split a docstring into its summary sentence, the prose that follows, and the neighbours that it names.
 
 Pure functions over strings. `inspect.cleandoc` is avoided: its output differs between Python versions.
 """
@@ -15,9 +15,7 @@ _CODE = re.compile(r"`+([^`]*?)`+_{0,2}")
 _EPYTEXT = re.compile(r"\b[BCILMPU]\{([^{}]*)\}")
 _CITATION = re.compile(r"\s*\[[\w-]+\]_")
 _DIRECTIVE = re.compile(r"^\s*\.\. +(?:[\w:-]+::|_[^:]+:|\[[^\]]+\]).*$", re.MULTILINE)
-_OPTION = re.compile(
-    r"^\s*:(?:nosignatures|members|width|alt|align|toctree|label|include-source|context)\b.*$", re.MULTILINE
-)
+_OPTION = re.compile(r"(?m)^\s*:(?:nosignatures|members|width|alt|align|toctree|label|include-source|context)\b.*$")
 _RULE = re.compile(r"^\s*([-=~^\"'*+#`.])\1{2,}\s*$", re.MULTILINE)
 _TEMPLATE = re.compile(r"%\(\w+\)s|^\s*%\w+%\s*$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\bcf)(?<!\bal)(?<!\betc)(?<![A-Z])\.\s+(?=[A-Z`:\[(])")
@@ -32,7 +30,7 @@ _ENGLISH = frozenset("the a an of to in is for with and or from by on that this 
 
 @dataclass(frozen=True)
 class Docstring:
-    """The parts of one docstring, whitespace collapsed: ``neighbours`` are the names under "See Also", as written."""
+    """The parts of one docstring, whitespace collapsed; ``neighbours`` are the names under "See Also", as written."""
 
     summary: str
     text: str
@@ -46,21 +44,24 @@ def read_docstring(docstring: str) -> Docstring:
     ('argsort',)
     """
     lines = dedented(docstring)
-    opening, rest = _first_paragraph(lines)
-    sentence, remainder = _first_sentence(collapse(opening))
-    text = " ".join(part for part in (remainder, plain("\n".join(rest))) if part)
+    start = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
+    end = next((number for number in range(start, len(lines)) if not lines[number].strip()), len(lines))
+    opening = collapse("\n".join(lines[start:end]))
+    stop = _SENTENCE_END.search(opening)  # abbreviations such as "e.g." do not end a sentence
+    sentence, remainder = (opening[: stop.start() + 1], plain(opening[stop.end() :])) if stop else (opening, "")
+    text = " ".join(part for part in (remainder, plain("\n".join(lines[end:]))) if part)
     return Docstring(plain(sentence), text, _neighbours(lines))
 
 
 def dedented(docstring: str) -> list[str]:
-    """Lines without the margin they share; the first line, which follows the quotes, has none."""
+    """Return the lines without their common margin; the first line, which follows the quotes, has none."""
     first, *others = docstring.expandtabs().split("\n")
     margin = min((len(line) - len(line.lstrip()) for line in others if line.strip()), default=0)
     return [first.strip(), *(line[margin:].rstrip() for line in others)]
 
 
 def collapse(text: str) -> str:
-    r"""Make every run of whitespace one space.
+    r"""Replace every run of whitespace by one space.
 
     >>> collapse(" a\n  b ")
     'a b'
@@ -69,7 +70,7 @@ def collapse(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Prose without reStructuredText or Markdown marks.
+    """Remove reStructuredText and Markdown marks.
 
     >>> plain("Like :func:`~scipy.signal.lfilter`, but ``fast`` [1]_.")
     'Like lfilter, but fast.'
@@ -83,7 +84,7 @@ def plain(text: str) -> str:
 
 
 def is_query(summary: str, name: str) -> bool:
-    """Whether a summary can stand as a search: English prose of 7 to 40 words that does not name its object.
+    """Return whether a summary can be a query: English prose of 7 to 40 words that does not name its object.
 
     >>> is_query("Find the shortest path between two nodes of a graph.", "dijkstra")
     True
@@ -102,7 +103,7 @@ def is_query(summary: str, name: str) -> bool:
 
 
 def names(text: str, name: str) -> bool:
-    """Whether ``name`` occurs in ``text`` as a word, whatever its case.
+    """Return whether ``name`` occurs in ``text`` as a word; case is ignored.
 
     >>> names("A KDTree of points.", "kdtree"), names("Trees of points.", "tree")
     (True, False)
@@ -110,26 +111,14 @@ def names(text: str, name: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def _first_paragraph(lines: list[str]) -> tuple[str, list[str]]:
-    start = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
-    end = next((number for number in range(start, len(lines)) if not lines[number].strip()), len(lines))
-    return "\n".join(lines[start:end]), lines[end:]
-
-
-def _first_sentence(paragraph: str) -> tuple[str, str]:
-    """Cut a paragraph after its first full stop; abbreviations such as "e.g." end nothing."""
-    end = _SENTENCE_END.search(paragraph)
-    return (paragraph, "") if end is None else (paragraph[: end.start() + 1], plain(paragraph[end.end() :]))
-
-
 def _role_text(target: str) -> str:
-    """``~a.b`` reads as ``b``, ``text <a.b>`` as ``text``."""
+    """Return ``b`` for ``~a.b``, and ``text`` for ``text <a.b>``."""
     label, bracket, _ = target.partition("<")
     return label.strip() if bracket and label.strip() else target.strip("~!. <>").rpartition(".")[2]
 
 
 def _neighbours(lines: list[str]) -> tuple[str, ...]:
-    """Names under each "See Also" heading, in order, once each."""
+    """Return the names under each "See Also" heading, in order, without duplicates."""
     found: dict[str, None] = {}
     for start, line in enumerate(lines):
         if _NEIGHBOURS.match(line.strip()):
@@ -138,7 +127,7 @@ def _neighbours(lines: list[str]) -> tuple[str, ...]:
 
 
 def _section(lines: list[str], start: int) -> list[str]:
-    """Rows of the section that begins at ``start``, from their own margin: continuation lines are left out."""
+    """Return the rows of the section that begins at ``start``, without margin and continuation lines."""
     margin = len(lines[start]) - len(lines[start].lstrip())
     underlined = start + 1 < len(lines) and _HEADING_RULE.match(lines[start + 1].strip())
     body: list[str] = []
@@ -153,7 +142,7 @@ def _section(lines: list[str], start: int) -> list[str]:
 
 
 def _row_names(row: str) -> list[str]:
-    """Names that one row lists before its description.
+    """Return the names that one row lists before its description.
 
     >>> _row_names(":func:`~a.b`, c.d : what they do"), _row_names("- :func:`jax.x`: what"), _row_names("Some prose")
     (['a.b', 'c.d'], ['jax.x'], [])

@@ -1,28 +1,25 @@
-"""Training examples: a query, a document that answers it, and hard negatives that look as if they did.
+"""Training examples: a query, a document that answers it, and hard negatives.
 
-Negatives are the documents that BM25 ranks highest and that nothing suggests are answers. Likely answers that the
-judgements do not know are dropped by four rules, `RULES`; each is a pure function of ids, words and judgements.
+Hard negatives are the documents that BM25 ranks highest and that probably do not answer the query. Likely answers
+without a relevance judgement are dropped by four rules, `is_likely_answer`: pure functions of ids, words and qrels.
 
 A rule by score ("a candidate above 0.9 of the positive's BM25 score") was left out on purpose: the query is a sentence
-taken out of its own document, so that the positive often scores low, and the rule would drop the hardest negatives.
+taken out of its own document, so the positive often has a low score, and the rule would drop the hardest negatives.
 """
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from effir.data.beir import Collection, Document, open_collection
+from effir.data.beir import CORPUS, Collection, Document, open_collection
 from effir.data.bm25 import bm25_search, words
 from effir.errors import EffirError
-from effir.files import read_jsonl, write_jsonl
+from effir.files import read_jsonl, require, text_digest, write_jsonl
 
 NEGATIVES = "negatives.jsonl"
-MIXTURE = "mixture.json"  # where it is, query ids begin with the name of their part
-CANDIDATES = 50  # how far down BM25's ranking negatives are looked for
-SAME_WORDS = 0.5  # share of common words above which two queries ask for the same
+MIXTURE = "mixture.json"  # if it exists, query ids begin with the name of their part
+CANDIDATES = 50  # negatives are chosen among this many results of BM25
+SAME_WORDS = 0.5  # two queries ask for the same if they share more than this part of their words
 
 
 @dataclass(frozen=True)
@@ -37,26 +34,21 @@ class Example:
 
 @dataclass(frozen=True)
 class Judged:
-    """What is known of a collection's split: enough to tell likely answers."""
+    """The facts about one split of a collection that tell likely answers."""
 
-    judgements: Mapping[str, Mapping[str, int]]
+    qrels: Mapping[str, Mapping[str, int]]
     queries: Mapping[str, frozenset[str]]  # query id to its words
     owners: Mapping[str, tuple[str, ...]]  # document id to the queries it answers best
     names: Mapping[str, str]  # document id to the last component of its title
-    texts: Mapping[str, bytes]  # document id to a digest of its text
+    texts: Mapping[str, str]  # document id to a digest of its text
 
     def positives(self, query: str) -> list[str]:
-        """Documents that answer ``query`` at all."""
-        return [document for document, grade in self.judgements[query].items() if grade > 0]
-
-
-def is_judged(known: Judged, query: str, candidate: str) -> bool:
-    """Say whether ``candidate`` has a grade of any kind for ``query``; grade 0 too, its example may be another's."""
-    return candidate in known.judgements[query]
+        """Documents with a grade above 0 for ``query``."""
+        return [document for document, grade in self.qrels[query].items() if grade > 0]
 
 
 def is_namesake(known: Judged, query: str, candidate: str) -> bool:
-    """Say whether ``candidate`` has a positive's name (``Dataset.rename``, ``DataArray.rename``) or its very text."""
+    """Return whether ``candidate`` has the name (``Dataset.rename``, ``DataArray.rename``) or text of a positive."""
     return any(
         (known.names[candidate] != "" and known.names[candidate] == known.names.get(positive))
         or known.texts[candidate] == known.texts.get(positive)
@@ -65,30 +57,25 @@ def is_namesake(known: Judged, query: str, candidate: str) -> bool:
 
 
 def is_neighbour(known: Judged, query: str, candidate: str) -> bool:
-    """Say whether a positive answers a query of ``candidate``: "See Also" points both ways."""
-    positives = known.positives(query)
-    return any(
-        known.judgements[own].get(positive, 0) > 0 for own in known.owners.get(candidate, ()) for positive in positives
-    )
+    """Return whether a positive answers a query of ``candidate``: "See Also" works in both directions."""
+    answers, owners = known.positives(query), known.owners.get(candidate, ())
+    return any(known.qrels[own].get(answer, 0) > 0 for own in owners for answer in answers)
 
 
 def is_asked_alike(known: Judged, query: str, candidate: str) -> bool:
-    """Say whether ``candidate`` answers a query with more than half of its words in common with ``query``."""
+    """Return whether ``candidate`` answers a query that shares more than half of its words with ``query``."""
     asked = known.queries[query]
     return any(similarity(asked, known.queries[own]) > SAME_WORDS for own in known.owners.get(candidate, ()))
 
 
-Rule = Callable[[Judged, str, str], bool]
-RULES: dict[str, Rule] = {
-    "judged": is_judged,
-    "namesake": is_namesake,
-    "neighbour": is_neighbour,
-    "asked alike": is_asked_alike,
-}
+def is_likely_answer(known: Judged, query: str, candidate: str) -> bool:
+    """Return whether ``candidate`` has any grade for ``query``, 0 included, or one of the other rules drops it."""
+    rules = (is_namesake, is_neighbour, is_asked_alike)
+    return candidate in known.qrels[query] or any(rule(known, query, candidate) for rule in rules)
 
 
 def similarity(first: frozenset[str], second: frozenset[str]) -> float:
-    """Words in both over words in either, 0 where neither has any.
+    """Return the number of words in both over the number in either; 0 if both are empty.
 
     >>> similarity(frozenset({"sort", "array"}), frozenset({"sort", "list"})) == 1 / 3
     True
@@ -96,46 +83,47 @@ def similarity(first: frozenset[str], second: frozenset[str]) -> float:
     return len(first & second) / max(1, len(first | second))
 
 
-def write_negatives(collection: Collection, split: str, count: int) -> dict[str, int]:
+def write_negatives(collection: Collection, split: str, count: int) -> None:
     """Mine ``count`` hard negatives for each query of ``split`` into ``negatives.jsonl`` beside the corpus.
 
-    Rows are ``{query_id, pos_ids, neg_ids}``, negatives hardest first. A query that BM25 finds too few for is filled up
-    with other documents, chosen by hash. Returns how many candidates each rule dropped.
-    EffirError where the corpus is too small to have ``count`` negatives for every query.
+    Rows are ``{query_id, pos_ids, neg_ids}``, negatives hardest first. If BM25 finds too few for a query, other
+    documents, ordered by hash, fill up.
+    EffirError if the corpus is too small to have ``count`` negatives for every query.
     """
     known = judged(collection, split)
     ranked = bm25_search(collection.documents(), collection.queries(split), max(CANDIDATES, 5 * count))
-    dropped: Counter[str] = Counter(dict.fromkeys(RULES, 0))
-    reserve = sorted(known.names, key=lambda document: hashlib.sha256(document.encode()).digest())
-    rows = list(_rows(known, ranked, reserve, count, dropped))
+    reserve = sorted(known.names, key=text_digest)
+    rows = []
+    for query in known.qrels:
+        accepted: dict[str, None] = {}
+        for candidate in (*ranked[query], *reserve):
+            if len(accepted) == count:
+                break
+            if not is_likely_answer(known, query, candidate):
+                accepted[candidate] = None
+        rows.append({"query_id": query, "pos_ids": highest(known.qrels[query]), "neg_ids": list(accepted)})
     short = [row["query_id"] for row in rows if len(row["neg_ids"]) < count]
     if short:
-        raise EffirError(
-            f"{collection.folder} has fewer than {count} negatives for query {short[0]!r}: "
-            "ask for fewer or add documents"
-        )
+        missing = f"fewer than {count} negatives for query {short[0]!r}"
+        raise EffirError(f"{collection.folder} has {missing}: ask for fewer or add documents")
     write_jsonl(collection.folder / NEGATIVES, rows)
-    return dict(dropped)
 
 
 def judged(collection: Collection, split: str) -> Judged:
-    """Read what the rules look at; one pass over the corpus, no text is kept."""
-    judgements = collection.judgements(split)
+    """Read what the rules need, in one pass over the corpus; no text is kept."""
+    qrels = collection.qrels(split)
     owners: dict[str, tuple[str, ...]] = {}
-    for query, grades in judgements.items():
+    for query, grades in qrels.items():
         for answer in highest(grades):
             owners[answer] = (*owners.get(answer, ()), query)
-    names: dict[str, str] = {}
-    texts: dict[str, bytes] = {}
-    for document in collection.documents():
-        names[document.id] = last_name(document.title)
-        texts[document.id] = hashlib.sha256(document.text.encode()).digest()
+    seen = [(d.id, last_name(d.title), text_digest(d.text)) for d in collection.documents()]
+    names, texts = {id_: name for id_, name, _ in seen}, {id_: digest for id_, _, digest in seen}
     asked = {query: frozenset(words(text)) for query, text in collection.queries(split).items()}
-    return Judged(judgements, asked, owners, names, texts)
+    return Judged(qrels, asked, owners, names, texts)
 
 
 def last_name(title: str) -> str:
-    """Reduce a qualified name to its last component; any other title stays whole.
+    """Return the last component of a qualified name; any other title is kept.
 
     >>> last_name("dask.array.Array.topk"), last_name("The E. coli genome")
     ('topk', 'the e. coli genome')
@@ -145,7 +133,7 @@ def last_name(title: str) -> str:
 
 
 def highest(grades: Mapping[str, int]) -> list[str]:
-    """Documents with the highest grade above 0, in their order.
+    """Return the documents with the highest grade above 0, in their order.
 
     >>> highest({"a": 1, "b": 2, "c": 2, "d": 0})
     ['b', 'c']
@@ -157,73 +145,40 @@ def highest(grades: Mapping[str, int]) -> list[str]:
 def load_examples(folder: Path, split: str, negatives: int) -> list[Example]:
     """Read training examples in file order: one for each query and each of its highest-graded documents.
 
-    EffirError names the file and the remedy where a query has too few negatives or a document is missing.
+    EffirError names the file if a query has too few negatives or a document is missing.
     """
     collection = open_collection(folder)
-    mined = _mined(folder / NEGATIVES, negatives) if negatives else {}
+    mined = _mined(folder / NEGATIVES) if negatives else {}
     chosen: list[tuple[str, str, list[str]]] = []
-    for query, grades in collection.judgements(split).items():
-        if negatives and len(mined.get(query, ())) < negatives:
-            raise EffirError(
-                f"{folder / NEGATIVES} has {len(mined.get(query, ()))} negatives for query {query!r}, "
-                f"{negatives} are asked for: ask for fewer, or delete it and run `dvc repro download`"
-            )
-        chosen += [(query, positive, mined.get(query, [])[:negatives]) for positive in highest(grades)]
-    texts = _texts(
-        collection.documents(), {id_ for _, positive, others in chosen for id_ in (positive, *others)}, folder
-    )
-    queries, mixed = collection.queries(split), (folder / MIXTURE).exists()
+    for query, grades in collection.qrels(split).items():
+        others = mined.get(query, [])
+        if len(others) < negatives:
+            few = f"{len(others)} negatives for query {query!r}, but {negatives} are wanted"
+            raise EffirError(f"{folder / NEGATIVES} has {few}: ask for fewer, or delete the file and mine them again")
+        chosen += [(query, positive, others[:negatives]) for positive in highest(grades)]
+    wanted = {id_ for _, positive, others in chosen for id_ in (positive, *others)}
+    texts, queries = _texts(collection.documents(), wanted, folder), collection.queries(split)
+    mixed = (folder / MIXTURE).exists()
     return [
-        Example(
-            queries[query],
-            texts[positive],
-            tuple(texts[id_] for id_ in others),
-            query.partition("/")[0] if mixed else "",
-        )
-        for query, positive, others in chosen
+        Example(queries[q], texts[answer], tuple(texts[id_] for id_ in others), q.partition("/")[0] if mixed else "")
+        for q, answer, others in chosen
     ]
 
 
-def _rows(
-    known: Judged, ranked: Mapping[str, Mapping[str, float]], reserve: list[str], count: int, dropped: Counter[str]
-) -> Iterator[dict[str, Any]]:
-    """One row a query; counts in ``dropped`` what each rule refuses."""
-    for query in known.judgements:
-        accepted: dict[str, None] = {}
-        for candidate in (*ranked[query], *reserve):
-            if len(accepted) == count:
-                break
-            rule = next((name for name, refuses in RULES.items() if refuses(known, query, candidate)), None)
-            if rule is None:
-                accepted[candidate] = None
-            elif candidate in ranked[query]:
-                dropped[rule] += 1
-        yield {"query_id": query, "pos_ids": highest(known.judgements[query]), "neg_ids": list(accepted)}
-
-
-def _mined(path: Path, negatives: int) -> dict[str, list[str]]:
-    if not path.is_file():
-        raise EffirError(f"{path} is missing and {negatives} negatives a query are asked for: run `dvc repro download`")
+def _mined(path: Path) -> dict[str, list[str]]:
     mined: dict[str, list[str]] = {}
-    for row in read_jsonl(path):
+    for row in read_jsonl(require(path)):
         query, others = row.get("query_id"), row.get("neg_ids")
-        if (
-            not isinstance(query, str)
-            or not isinstance(others, list)
-            or not all(isinstance(id_, str) for id_ in others)
-        ):
-            raise EffirError(
-                f"{path} has a row without `query_id` or `neg_ids`: delete it and run `dvc repro download`"
-            )
-        mined[query] = others
+        texts = [query, *others] if isinstance(others, list) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise EffirError(f"{path} has a row without `query_id` or `neg_ids`: delete it and mine negatives again")
+        mined[str(query)] = row["neg_ids"]
     return mined
 
 
 def _texts(documents: Iterable[Document], wanted: set[str], folder: Path) -> dict[str, str]:
     found = {document.id: document.content for document in documents if document.id in wanted}
     for missing in sorted(wanted - found.keys()):
-        raise EffirError(
-            f"{folder}: document {missing!r} is judged or a negative but not in corpus.jsonl: add it to the collection "
-            "that data.train names, or remove its judgements, and run `dvc repro --force download`"
-        )
+        fix = "add it, or remove its relevance judgements, in the set that this folder was installed from"
+        raise EffirError(f"{folder / CORPUS} has no document {missing!r}, which is judged or a negative: {fix}")
     return found

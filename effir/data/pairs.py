@@ -1,20 +1,19 @@
-"""A collection made of questions and their answers: a table or a list of pairs becomes BEIR layout."""
+"""Make a collection in BEIR layout of pairs of a question and an answer, from CSV or JSON lines."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from effir.data.beir import Collection, Document, write_collection
-from effir.data.tables import can_be_written, table_rows
 from effir.errors import EffirError
-from effir.files import read_jsonl
+from effir.files import can_be_written, read_jsonl, require, table_rows
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold what; a title is optional."""
+    """The columns of query, document and title in a table; a title is optional."""
 
     query: str = "query"
     document: str = "document"
@@ -23,7 +22,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Pair:
-    """A query, none for a document that nobody asks for, and a document that answers it."""
+    """A query and a document that answers it; the query is empty for a document without one."""
 
     query: str
     title: str
@@ -31,81 +30,63 @@ class Pair:
 
 
 def pairs_of_table(path: Path, columns: Columns, delimiter: str, asked: bool = True) -> Iterator[Pair]:
-    """Read a CSV file with a header, UTF-8, a pair a row; without queries where not ``asked``.
+    """Read a UTF-8 CSV file with a header, one pair per row; without queries if not ``asked``.
 
-    EffirError names the column that is not there, or the row that lacks a text.
+    EffirError names the missing column, or the row that lacks a text.
     """
     wanted = (columns.query, columns.document) if asked else (columns.document,)
-    for place, row in table_rows(_there(path), wanted, delimiter):
-        query, title, text = (
-            (row.get(name) or "").strip() for name in (columns.query, columns.title, columns.document)
-        )
+    for place, row in table_rows(require(path), wanted, delimiter):
+        names = (columns.query, columns.title, columns.document)
+        query, title, text = ((row.get(name) or "").strip() for name in names)
         yield _checked(Pair(query if asked else "", title, text), asked, place)
 
 
 def pairs_of_lines(path: Path) -> Iterator[Pair]:
-    """Read JSON lines of ``query`` and ``positive``, a text or a list of them, and maybe a ``title``.
+    """Read JSON lines of ``query``, ``positive`` (a text or a list of texts) and an optional ``title``.
 
-    EffirError names the line that is otherwise.
+    EffirError names the first line that is different.
     """
-    for number, row in enumerate(read_jsonl(_there(path)), start=1):
+    for number, row in enumerate(read_jsonl(require(path)), start=1):
         place = f"{path}, pair {number},"
         query, title, positives = row.get("query"), row.get("title") or "", row.get("positive")
         texts: list[object] = positives if isinstance(positives, list) else [positives]
         if not isinstance(query, str) or not isinstance(title, str) or not texts:
-            raise EffirError(f"{place} has no `query` and `positive`, or a `title` that is no text: mend it")
+            raise EffirError(f"{place} has no `query` and `positive`, or a `title` that is not a text: correct it")
         for text in texts:
             if not isinstance(text, str):
-                raise EffirError(f"{place} has a `positive` that is neither a text nor a list of texts: mend it")
+                raise EffirError(f"{place} has a `positive` that is neither a text nor a list of texts: correct it")
             yield _checked(Pair(query.strip(), title.strip(), text.strip()), True, place)
 
 
 def collection_of(pairs: Iterable[Pair], others: Iterable[Pair], into: Path, test_share: float) -> Collection:
-    """Write pairs, and ``others`` to be searched too, as a collection; equal texts are one document, or one query.
+    """Write ``pairs``, and ``others`` without queries, as a collection; equal texts become one document or one query.
 
-    The share ``test_share`` of the queries is judged as ``test``, the rest as ``train``. Which ones is decided by a
-    hash of their text: the same in every copy, and a new pair moves no old one. EffirError where a split is empty that
-    should not be.
+    The share ``test_share`` of the queries goes to the split ``test``, the rest to ``train``. A hash of its text
+    decides for each query, so a new pair never moves an old one. EffirError if a split is empty that should not be.
     """
     documents: dict[tuple[str, str], str] = {}
-    queries: dict[str, str] = {}  # equal but for case and spaces is the same question: the first one stands
+    queries: dict[str, str] = {}  # queries that differ only in case and spaces are one: the first one is kept
     ids: dict[str, str] = {}
-    judged: dict[str, dict[str, dict[str, int]]] = {"train": {}, "test": {}}
+    qrels: dict[str, dict[str, dict[str, int]]] = {"train": {}, "test": {}}
     for pair in chain(pairs, others):
         document = documents.setdefault((pair.title, pair.text), f"d{len(documents) + 1}")
         if pair.query:
             plain = " ".join(pair.query.casefold().split())
             query = ids.setdefault(plain, f"q{len(ids) + 1}")
             queries.setdefault(query, pair.query)
-            split = "test" if _place(plain) < test_share else "train"
-            judged[split].setdefault(query, {})[document] = 1
-    asked: Sequence[str] = [name for name, share in (("train", 1 - test_share), ("test", test_share)) if share]
-    if empty := [split for split in asked if not judged[split]]:
-        raise EffirError(
-            f"none of {len(queries)} queries falls into the split {empty[0]}: give more pairs, or another --test-share"
-        )
-    return write_collection(
-        into,
-        (Document(id_, title, text) for (title, text), id_ in documents.items()),
-        queries,
-        {split: found for split, found in judged.items() if found},
-    )
-
-
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise EffirError(f"{path} is missing: mend the path")
-    return path
+            place = int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest()) / 2**64  # uniform in [0, 1)
+            split = "test" if place < test_share else "train"
+            qrels[split].setdefault(query, {})[document] = 1
+    wanted = [split for split, share in (("train", 1 - test_share), ("test", test_share)) if share]
+    if empty := [split for split in wanted if not qrels[split]]:
+        raise EffirError(f"the split {empty[0]} gets none of {len(queries)} queries: give more pairs or another share")
+    texts = (Document(id_, title, text) for (title, text), id_ in documents.items())
+    return write_collection(into, texts, queries, {split: found for split, found in qrels.items() if found})
 
 
 def _checked(pair: Pair, asked: bool, place: str) -> Pair:
     if not all(map(can_be_written, (pair.query, pair.title, pair.text))):
-        raise EffirError(f"{place} holds half a character (a lone surrogate), which no file can: mend it")
+        raise EffirError(f"{place} has half a character (a lone surrogate), which UTF-8 cannot store: correct it")
     if not (pair.title or pair.text) or (asked and not pair.query):
         raise EffirError(f"{place} lacks {'a query' if asked and not pair.query else 'a document'}: fill or remove it")
     return pair
-
-
-def _place(query: str) -> float:
-    """Place a text between 0 and 1, evenly."""
-    return int.from_bytes(hashlib.blake2b(query.encode(), digest_size=8).digest()) / 2**64

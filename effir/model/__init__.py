@@ -1,1 +1,1 @@
-"""A checkpoint, whole or cut: its architecture, its shape, and the retriever made of it."""
+"""A checkpoint, uncompressed or cut: its architecture, its shape, and the retriever made of it."""

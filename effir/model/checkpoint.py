@@ -1,4 +1,4 @@
-"""Open a checkpoint to measure it, batch texts for it, and save a trained one.
+"""Open a checkpoint, batch calibration texts for it, and save a trained one.
 
 Importing this module registers the cut architectures with transformers.
 """
@@ -10,23 +10,20 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from effir.files import writing
 from effir.model.modeling import FAMILIES
 
-
-def register_architectures() -> None:
-    """Let ``AutoConfig`` and ``AutoModel`` open cut checkpoints; calling it again changes nothing."""
-    for model in FAMILIES.values():
-        AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
-        AutoModel.register(model.config_class, model, exist_ok=True)
-
-
-register_architectures()
+for family in FAMILIES.values():
+    AutoConfig.register(family.config_class.model_type, family.config_class, exist_ok=True)
+    AutoModel.register(family.config_class, family, exist_ok=True)
+# No bar "Loading weights" for each model that is opened; the bars of downloads stay.
+logging.set_tqdm_hook(lambda bar, args, settings: bar(*args, **{**settings, "disable": True}))
 
 
 def load_model(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Open a decoder without LM head in float32, in inference mode, and its tokenizer, padding on the right."""
+    """Open a decoder without LM head, in float32 and eval mode, and its tokenizer, which pads on the right."""
     model = AutoModel.from_pretrained(checkpoint, dtype="float32")
     model.config.use_cache = False
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -35,8 +32,13 @@ def load_model(checkpoint: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     return model.eval(), tokenizer
 
 
+def tokenizer_class(checkpoint: Path) -> str:
+    """Name the tokenizer class of a checkpoint, also of a cut one: transformers does not know its ``model_type``."""
+    return type(AutoTokenizer.from_pretrained(checkpoint)).__name__
+
+
 def save_model(model: PreTrainedModel, source: Path, into: Path) -> None:
-    """Write ``model``, opened from ``source`` and trained since, with the tokenizer and licences of ``source``."""
+    """Write a trained ``model``, opened from ``source``, with the tokenizer and licences of ``source``."""
     with writing(into) as draft:
         model.save_pretrained(draft)
         for path in source.iterdir():
@@ -44,10 +46,10 @@ def save_model(model: PreTrainedModel, source: Path, into: Path) -> None:
                 shutil.copyfile(path, draft / path.name)
 
 
-def token_batches(
+def calibration_batches(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_tokens: int, batch_size: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield ``input_ids`` and ``attention_mask``, both (batch, tokens); texts of like length together, cut to size."""
+    """Yield ``input_ids`` and ``attention_mask``, both (batch, tokens): texts of similar length together, truncated."""
     ordered = sorted(texts, key=len)
     for start in tqdm(range(0, len(ordered), batch_size), desc="measure", unit=" batches", disable=None):
         batch = ordered[start : start + batch_size]

@@ -1,8 +1,8 @@
 """The cut model as a Hugging Face architecture (EffiR, arXiv 2512.20612).
 
 This file travels inside every checkpoint, so it imports torch and transformers and nothing else. Each class is the
-installed model of its family with its MLPs narrowed to ``config.mlp_widths`` (0 = dropped) and the attentions that
-``config.attention_kept`` denies left out; a dropped sublayer takes its norms with it and owns no weights.
+installed model of its family, with MLPs narrowed to ``config.mlp_widths`` (0 = dropped) and without the attentions
+that ``config.attention_kept`` excludes. A dropped sublayer has no weights, and its norms are dropped too.
 """
 
 import copy
@@ -31,7 +31,7 @@ from transformers import (
 
 @dataclass(kw_only=True)
 class CutConfig:
-    """What a cut adds to its family's config; left out, nothing is cut. Encoders need no key-value cache."""
+    """The keys that a cut adds to the config of its family. Without them nothing is cut."""
 
     mlp_widths: list[int] | None = None
     attention_kept: list[bool] | None = None
@@ -45,7 +45,7 @@ class CutConfig:
         for key in ("mlp_widths", "attention_kept"):
             if len(getattr(self, key)) != layers:
                 named = len(getattr(self, key))
-                raise ValueError(f"config.json: {key} names {named} layers, but num_hidden_layers is {layers}")
+                raise ValueError(f"config.json: {key} has {named} layers, but num_hidden_layers is {layers}")
 
 
 class DroppedMLP(nn.Module):
@@ -60,14 +60,14 @@ class DroppedAttention(nn.Module):
     """Adds nothing to the residual stream; there are no attention weights to return."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-        """Return a zero of shape (), and None; a key-value cache, whose length it would falsify, is a ValueError."""
+        """Return a zero of shape (), and None; ValueError for a key-value cache, whose length would be wrong."""
         if kwargs.get("past_key_values") is not None:
             raise ValueError("a model with dropped attentions is an encoder: call it with use_cache=False")
         return hidden_states.new_zeros(()), None
 
 
 def norms_of(layer: nn.Module) -> tuple[list[str], list[str]]:
-    """Name the norms of a decoder layer that belong to its attention, and those that belong to its MLP."""
+    """Return the names of a decoder layer's attention norms, and of its MLP norms."""
     attention, mlp = ["input_layernorm", "post_attention_layernorm"], ["pre_feedforward_layernorm"]
     if hasattr(layer, *mlp):  # sandwich norms: Gemma 2 and 3
         return attention, [*mlp, "post_feedforward_layernorm"]
@@ -91,7 +91,7 @@ def cut_layer(layer: nn.Module, config: Any, width: int, attention_kept: bool) -
 
 
 class CutModel:
-    """Mixed in before a family's model: builds it whole (on ``meta`` while a checkpoint is opened), then cuts it."""
+    """Mixin before a family's model: builds the uncut model (on ``meta`` while loading), then cuts it."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]
@@ -105,7 +105,7 @@ class CutModel:
 
 
 def cut_family(family_config: Any, family_model: Any) -> Any:
-    """Make a family's cut config and model, by the names ``EffirLlamaConfig`` and ``EffirLlamaModel``."""
+    """Make the cut config and model of a family, named like ``EffirLlamaConfig`` and ``EffirLlamaModel``."""
     model_type = f"effir_{family_config.model_type}"
     config: Any = type(f"Effir{family_config.__name__}", (CutConfig, family_config), {"model_type": model_type})
     model: Any = type(f"Effir{family_model.__name__}", (CutModel, family_model), {"config_class": config})

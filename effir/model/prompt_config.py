@@ -1,4 +1,4 @@
-"""What a sentence-transformers model says of itself: how it pools, and what it puts before texts."""
+"""The pooling and the prompts of a sentence-transformers model, read from its files."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,9 +8,10 @@ from typing import Any, Literal
 from effir.errors import EffirError
 from effir.files import read_json, write_json
 
-HABITS = "retriever.json"
-MODES: Mapping[str, Literal["last", "mean"]] = {"lasttoken": "last", "mean": "mean"}
-# Before sentence-transformers 5.4 a pooling was a truth value a mode.
+PROMPT_CONFIG = "retriever.json"
+# sentence-transformers' names of the poolings that effir supports, and effir's own.
+POOLING: Mapping[str, Literal["last", "mean"]] = {"lasttoken": "last", "mean": "mean"}
+# Before sentence-transformers 5.4, the config of a pooling had one boolean per mode.
 OLD_MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -19,15 +20,15 @@ OLD_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-CARRIED = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
-PASSAGES = ("document", "passage", "corpus")  # sentence-transformers' names for the prompt of a document
+SUPPORTED = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+PASSAGES = ("document", "passage", "corpus")  # sentence-transformers' names of a document prompt
 
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """How a model that is a retriever makes a vector.
+    """The pooling and prompts of a retriever.
 
-    ``query_prompt`` is None where it has prompts, ``prompts`` by name, and none is for queries.
+    ``query_prompt`` is None if the retriever has prompts, named in ``prompts``, but none for queries.
     """
 
     pooling: Literal["last", "mean"]
@@ -36,98 +37,81 @@ class PromptConfig:
     prompts: tuple[str, ...]
 
 
-def is_retriever(folder: Path) -> bool:
-    """Say whether ``folder`` is a sentence-transformers model, not a bare language model."""
-    return (folder / "modules.json").is_file()
-
-
 def transformer_of(folder: Path) -> Path:
-    """Return the folder of the language model inside a sentence-transformers model: itself, or one inside."""
+    """Return the folder of the language model in a sentence-transformers model: the same one, or a subfolder."""
     return folder / str(_modules(folder)[0].get("path", ""))
 
 
 def read_prompt_config(folder: Path, source: str) -> PromptConfig:
-    """Read what a sentence-transformers folder says of itself, without opening the model.
+    """Read pooling and prompts of a sentence-transformers folder, without opening the model.
 
-    EffirError where that is more than effir can carry: other modules than a transformer, a pooling and a norm, another
-    pooling than of the last token or the mean, a mean that leaves the prompt out, attention that looks ahead, or texts
-    in a chat template.
+    EffirError for what effir does not support: modules other than transformer, pooling and norm, a pooling other than
+    last token or mean, a mean without the prompt, bidirectional attention, or texts in a chat template.
     """
     modules = _modules(folder)
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
-    if kinds not in CARRIED:
-        raise EffirError(
-            f"{source} is {', '.join(kinds)}: effir cuts a Transformer with a Pooling, and a Normalize if need be; "
-            "name the language model inside it"
-        )
+    if kinds not in SUPPORTED:
+        can = "effir cuts a Transformer with a Pooling and an optional Normalize; name the language model inside it"
+        raise EffirError(f"{source} is {', '.join(kinds)}: {can}")
     _check_decoder(transformer_of(folder), source)
-    said = _read(folder / str(modules[1]["path"]) / "config.json", source)
-    mode = _mode(said)
-    if mode not in MODES or not said.get("include_prompt", True):
-        how = mode if mode not in MODES else f"{mode} without the prompt"
-        raise EffirError(
-            f"{source} pools by {how}: effir cuts retrievers that pool by last token or mean over all tokens"
-        )
+    pooling = _read(folder / str(modules[1]["path"]) / "config.json", source)
+    mode = _mode(pooling)
+    if mode not in POOLING or not pooling.get("include_prompt", True):
+        how = mode if mode not in POOLING else f"{mode} without the prompt"
+        can = "effir cuts retrievers that pool by last token or mean over all tokens"
+        raise EffirError(f"{source} pools by {how}: {can}")
     prompts = _prompts(folder)
     document = next((prompts[name] for name in PASSAGES if name in prompts), "")
     others = prompts.keys() - {"query", *PASSAGES}
-    return PromptConfig(MODES[mode], prompts.get("query", None if others else ""), document, tuple(sorted(prompts)))
+    return PromptConfig(POOLING[mode], prompts.get("query", None if others else ""), document, tuple(sorted(prompts)))
 
 
-def write_prompt_config(habits: PromptConfig, folder: Path) -> None:
-    """Keep them beside the weights of the base model."""
-    write_json(folder / HABITS, asdict(habits))
+def write_prompt_config(config: PromptConfig, folder: Path) -> None:
+    """Write ``retriever.json`` beside the weights of the base model."""
+    write_json(folder / PROMPT_CONFIG, asdict(config))
 
 
 def prompt_config_of(base: Path) -> PromptConfig:
-    """Read what :func:`write_prompt_config` kept; EffirError where the base model is a bare language model."""
-    if not (base / HABITS).is_file():
-        raise EffirError(
-            "params.yaml asks for the base model's own pooling or prompt, but model.base is a bare language model: "
-            "set retriever.pooling to last or mean, and both prompts to a text"
-        )
-    said = read_json(base / HABITS)
-    return PromptConfig(**{**said, "prompts": tuple(said["prompts"])})
+    """Read what :func:`write_prompt_config` wrote; EffirError if the base model is only a language model."""
+    if not (base / PROMPT_CONFIG).is_file():
+        fix = "set retriever.pooling to last or mean, and both prompts to a text"
+        raise EffirError(f"{base} is only a language model, without a pooling and prompts of its own: {fix}")
+    config = read_json(base / PROMPT_CONFIG)
+    return PromptConfig(**{**config, "prompts": tuple(config["prompts"])})
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = read_json(folder / "modules.json")
-    return found
+    return list(read_json(folder / "modules.json"))
 
 
 def _check_decoder(folder: Path, source: str) -> None:
-    """Refuse what would be another function in effir's hands: attention that looks ahead, texts in a chat template."""
+    """Refuse a model that effir would run differently: custom code, bidirectional attention, chat templates."""
     config = _read(folder / "config.json", source)
     foreign = "auto_map" in config and not str(config.get("model_type")).startswith("effir_")
     if foreign or config.get("is_causal") is False or config.get("use_bidirectional_attention"):
-        raise EffirError(f"{source} brings code of its own, or attends ahead: effir cuts plain causal decoders alone")
+        raise EffirError(f"{source} has custom code or bidirectional attention: effir cuts only plain causal decoders")
     reading = folder / "sentence_bert_config.json"
     if reading.is_file() and "message" in (_read(reading, source).get("modality_config") or {}):
-        raise EffirError(
-            f"{source} wraps texts in a chat template, which effir does not: name the language model inside it"
-        )
+        raise EffirError(f"{source} wraps texts in a chat template, effir does not: name the language model in it")
 
 
-def _mode(said: Mapping[str, Any]) -> str:
-    """Name the pooling of a configuration, new or old; several are joined by a plus."""
-    named = said.get("pooling_mode", [new for old, new in OLD_MODES.items() if said.get(old)])
+def _mode(pooling: Mapping[str, Any]) -> str:
+    """Name the pooling mode of a config, new or old; several modes are joined by a plus."""
+    named = pooling.get("pooling_mode", [new for old, new in OLD_MODES.items() if pooling.get(old)])
     return named if isinstance(named, str) else "+".join(named)
 
 
 def _prompts(folder: Path) -> dict[str, str]:
-    """Read the prompts that say something: sentence-transformers writes empty ones for every model."""
+    """Read the prompts that are not empty: sentence-transformers writes empty ones for every model."""
     path = folder / "config_sentence_transformers.json"
-    if not path.is_file():
-        return {}
-    said = read_json(path)
-    prompts = {name: text for name, text in (said.get("prompts") or {}).items() if text}
-    if (default := said.get("default_prompt_name")) in prompts:
+    config = read_json(path) if path.is_file() else {}
+    prompts = {name: text for name, text in (config.get("prompts") or {}).items() if text}
+    if (default := config.get("default_prompt_name")) in prompts:
         prompts.setdefault("query", prompts[default])
     return prompts
 
 
 def _read(path: Path, source: str) -> dict[str, Any]:
     if not path.is_file():
-        raise EffirError(f"{source} lacks {path.parent.name}/{path.name}: fetch the folder again")
-    found: dict[str, Any] = read_json(path)
-    return found
+        raise EffirError(f"{source} lacks {path.parent.name}/{path.name}: download the folder again")
+    return dict(read_json(path))

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +16,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 import effir.model.checkpoint  # noqa: F401  registers the cut architectures with transformers
 from effir.errors import EffirError
 from effir.files import require, writing
+from effir.model.prompt_config import POOLING
 
-POOLING = {"last": "lasttoken", "mean": "mean"}
-# Left to itself, sentence-transformers wraps each text in the chat template that instruct models have: a system prompt
-# before it, and another last token than EOS to pool.
+# Without this, sentence-transformers wraps each text in the chat template of an instruct model: a system prompt comes
+# first, and the last token is not EOS.
 PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 
 
@@ -31,10 +32,10 @@ def build_retriever(
     max_tokens: int,
     eos: bool = True,
 ) -> SentenceTransformer:
-    """Make a retriever of a Hugging Face checkpoint, base or cut: transformer, pooling, L2 norm (EffiR, sec. 3).
+    """Build a retriever from a Hugging Face checkpoint, base or cut: transformer, pooling, L2 norm (EffiR, sec. 3).
 
-    Texts are cut at ``max_tokens`` tokens, the appended EOS included. Vectors have the model's hidden size. Without
-    ``eos`` texts begin and end as the checkpoint's tokenizer has it: one that was a retriever before knows its own end.
+    Texts are truncated to ``max_tokens`` tokens, the appended EOS included. Vectors have the model's hidden size.
+    Without ``eos`` the tokenizer of the checkpoint is not changed, for a model that was a retriever before.
     """
     transformer = Transformer(
         str(checkpoint),
@@ -44,35 +45,33 @@ def build_retriever(
         modality_config=PLAIN_TEXT,
         module_output_name="token_embeddings",
     )
-    pad_right(transformer.tokenizer)
+    tokenizer = transformer.tokenizer
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = tokenizer.truncation_side = "right"  # as effir's encoder does
     if eos:
-        append_eos(transformer.tokenizer)
+        append_eos(tokenizer)
     transformer.model.config.use_cache = False
     hidden = transformer.model.config.hidden_size
+    mode = next(theirs for theirs, ours in POOLING.items() if ours == pooling)
     return SentenceTransformer(
-        modules=[transformer, Pooling(hidden, pooling_mode=POOLING[pooling]), Normalize()],
+        modules=[transformer, Pooling(hidden, pooling_mode=mode), Normalize()],
         prompts={"query": query_prompt, "document": document_prompt},
         similarity_fn_name="cosine",
     )
 
 
-def pad_right(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let texts be padded, with EOS where the tokenizer has no token for it, and cut behind: so effir encodes them."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
-
-
 def append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the tokenizer itself end each text with EOS, so that every loader of the folder gets it right.
+    """Make the tokenizer itself append EOS to each text, so that every loader of the folder does it.
 
-    What the tokenizer puts before a text (a BOS) stays. EffirError where it has no EOS token.
+    Tokens before a text (a BOS) are kept. EffirError if the tokenizer has no EOS token.
     """
     if tokenizer.eos_token is None:
-        raise EffirError("the tokenizer has no EOS token, which EffiR pools: set `eos_token` in tokenizer_config.json")
+        raise EffirError("the tokenizer has no EOS token to pool: set `eos_token` in tokenizer_config.json")
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     framed = tokenizer("a")["input_ids"]
-    before = tokenizer.convert_ids_to_tokens(framed[: _find(framed, bare)])
+    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+    before = tokenizer.convert_ids_to_tokens(framed[:start])
     special = [*before, tokenizer.eos_token]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=[*before, "$A", tokenizer.eos_token],
@@ -82,7 +81,7 @@ def append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def copy_with_eos(base: Path, into: Path, eos: bool) -> None:
-    """Copy the checkpoint ``base``; with ``eos`` its tokenizer ends each text with EOS, as a retriever's does."""
+    """Copy the checkpoint ``base``; with ``eos`` its tokenizer appends EOS to each text, as a retriever's does."""
     with writing(into) as draft:
         shutil.copytree(base, draft)
         if eos:
@@ -92,32 +91,24 @@ def copy_with_eos(base: Path, into: Path, eos: bool) -> None:
 
 
 def save_retriever(model: SentenceTransformer, into: Path) -> None:
-    """Write a folder; ``SentenceTransformer(folder, trust_remote_code=True)`` opens it where effir is not installed."""
-    model.tokenizer.init_kwargs.pop("local_files_only", None)  # it is saved: the bytes would tell of HF_HUB_OFFLINE
+    """Write a folder; ``SentenceTransformer(folder, trust_remote_code=True)`` opens it without effir."""
+    model.tokenizer.init_kwargs.pop("local_files_only", None)  # or the saved bytes depend on HF_HUB_OFFLINE
     with writing(into) as draft:
         model.save_pretrained(str(draft), create_model_card=False)
 
 
 def open_retriever(folder: Path) -> SentenceTransformer:
-    """Open a saved retriever; EffirError where there is none."""
+    """Open a saved retriever; MissingError if there is none."""
     require(folder / "modules.json")
     return SentenceTransformer(str(folder))
 
 
-def encode_documents(model: SentenceTransformer, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
-    """Turn documents into unit vectors, shape (texts, hidden), as sentence-transformers does by itself."""
-    return _encode(model, texts, "document", batch_size)
-
-
-def encode_queries(model: SentenceTransformer, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
-    """Turn queries into unit vectors, shape (texts, hidden), as sentence-transformers does by itself."""
-    return _encode(model, texts, "query", batch_size)
-
-
-def _encode(model: SentenceTransformer, texts: Sequence[str], prompt: str, batch_size: int) -> NDArray[np.float32]:
+def encode_documents(
+    model: SentenceTransformer, texts: Sequence[str], batch_size: int, prompt: str = "document"
+) -> NDArray[np.float32]:
+    """Encode texts to unit vectors, shape (texts, hidden), by sentence-transformers' own loop."""
     vectors = model.encode(list(texts), prompt_name=prompt, batch_size=batch_size, show_progress_bar=False)
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _find(framed: list[int], bare: list[int]) -> int:
-    return next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+encode_queries = partial(encode_documents, prompt="query")

@@ -1,4 +1,4 @@
-"""Choose: which sublayers stay and how wide each MLP is; what that costs in parameters and FLOPs."""
+"""The shape of a model: which sublayers are kept, how wide each MLP is, and its parameters and FLOPs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +13,10 @@ Sublayer = Literal["mlp", "attention", "block"]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Parameters of one uncut decoder layer and of what surrounds the layers.
+    """Parameters of one uncut decoder layer, of the embeddings and of the final norm.
 
-    ``attention`` and ``mlp_fixed`` hold a sublayer's norms, ``mlp_fixed`` also the bias of ``down_proj``: what an MLP
-    costs at any width. ``channel`` is one MLP channel: a row of gate and of up, a column of down, and their biases.
+    ``attention`` and ``mlp_fixed`` include the norms of their sublayer; ``mlp_fixed``, the cost of an MLP at any width,
+    also the bias of ``down_proj``. ``channel`` is one MLP channel: a row of gate and up, a column of down, and biases.
     """
 
     attention: int
@@ -31,9 +31,9 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A model's sublayers: MLP widths (0 = dropped) and attentions that stay, both by layer.
+    """The sublayers of a model: MLP widths (0 = dropped) and kept attentions, one entry per layer.
 
-    ``is_cut`` says whether the checkpoint that it was read from was written by effir; shapes are compared without it.
+    ``is_cut`` tells whether the shape was read from a checkpoint that effir wrote; comparisons ignore it.
     """
 
     family: str
@@ -44,37 +44,34 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         if len(self.mlp_widths) != len(self.attention_kept):
-            raise EffirError(
-                f"mlp_widths names {len(self.mlp_widths)} layers and attention_kept {len(self.attention_kept)}: "
-                "give one entry a layer in both"
-            )
+            lengths = f"{len(self.mlp_widths)} layers and attention_kept {len(self.attention_kept)}"
+            raise EffirError(f"mlp_widths has {lengths}: give one entry per layer in both")
         for layer, width in enumerate(self.mlp_widths):
             if width < 0:
                 raise EffirError(f"layer {layer}'s MLP cannot have {width} channels: keep 0 (drops it) or more")
 
     @property
     def layers(self) -> int:
-        """The number of decoder layers; a layer that lost both sublayers still counts."""
+        """The number of decoder layers, including those without sublayers."""
         return len(self.mlp_widths)
 
     def having(self, sublayer: Sublayer) -> list[int]:
-        """List the layers that have the sublayer; a block is there while either half of it is."""
+        """List the layers that have the sublayer; a block counts while its attention or MLP is kept."""
         mlps, attentions = [width > 0 for width in self.mlp_widths], self.attention_kept
         there = {"mlp": mlps, "attention": attentions, "block": [a or m for a, m in zip(attentions, mlps, strict=True)]}
         return [layer for layer, has in enumerate(there[sublayer]) if has]
 
     def without(self, sublayer: Sublayer, layers: Sequence[int]) -> "ModelShape":
-        """Drop a sublayer in the given layers; EffirError where it is not there to drop."""
-        there = self.having(sublayer)
+        """Drop a sublayer in the given layers; EffirError if a layer does not have it."""
+        there, last = self.having(sublayer), self.layers - 1
         for position, layer in enumerate(layers):
-            if not 0 <= layer < self.layers:
-                raise EffirError(
-                    f"layer {layer} is not there: the model has {self.layers} layers, 0 to {self.layers - 1}"
-                )
+            if not 0 <= layer <= last:
+                raise EffirError(f"layer {layer} is not there: the model has {self.layers} layers, 0 to {last}")
             if layer not in there:
-                raise EffirError(f"layer {layer} has no {sublayer} left: choose among {_listed(there)}")
+                others = ", ".join(map(str, there)) or "no layer, all are dropped"
+                raise EffirError(f"layer {layer} has no {sublayer} left: choose among {others}")
             if layer in layers[:position]:
-                raise EffirError(f"layer {layer} is named twice: name each layer to drop once")
+                raise EffirError(f"layer {layer} is named twice: name each layer once")
         no_mlp = set(layers) if sublayer != "attention" else set()
         no_attention = set(layers) if sublayer != "mlp" else set()
         return replace(
@@ -84,18 +81,16 @@ class ModelShape:
         )
 
     def with_mlp_widths(self, widths: Sequence[int]) -> "ModelShape":
-        """Keep ``widths[layer]`` channels of each MLP; EffirError where that is more than there are."""
+        """Keep ``widths[layer]`` channels of each MLP; EffirError if an MLP has fewer."""
         if len(widths) != self.layers:
-            raise EffirError(
-                f"{len(widths)} MLP widths are given, but the model has {self.layers} layers: give one each"
-            )
+            raise EffirError(f"{len(widths)} MLP widths are given, but the model has {self.layers} layers: give each")
         for layer, (width, there) in enumerate(zip(widths, self.mlp_widths, strict=True)):
             if width > there:
-                raise EffirError(f"layer {layer}'s MLP has {there} channels: {width} of them cannot be kept")
+                raise EffirError(f"layer {layer}'s MLP has {there} channels: keep at most that, not {width}")
         return replace(self, mlp_widths=tuple(int(width) for width in widths))
 
     def parameters(self, embeddings: bool = True) -> int:
-        """Count the parameters without the LM head, as the paper does; without the token embeddings too on demand."""
+        """Count the parameters without the LM head, as the paper does, with or without the token embeddings."""
         cost = self.cost
         return (
             sum(self.attention_kept) * cost.attention
@@ -106,11 +101,11 @@ class ModelShape:
         )
 
     def flops_per_token(self, context: int) -> float:
-        """Count the floating-point operations of a forward, a token, in a causal text of ``context`` tokens.
+        """Count the floating-point operations of a forward pass per token, in a causal text of ``context`` tokens.
 
-        Twice the multiply-adds: every weight matrix once, and in each attention that stays, its scores and its
-        weighted sum of values, ``2 x heads x head size x (context + 1) / 2`` (token ``i`` sees ``i`` tokens). Norms,
-        biases, activations, rotations, softmax and the embedding look-up are left out, and so are sliding windows.
+        Twice the multiply-adds: every weight matrix once, and in each kept attention the scores and the weighted sum of
+        values, ``2 x heads x head size x (context + 1) / 2`` (token ``i`` sees ``i`` tokens). Norms, biases,
+        activations, rotations, softmax, the embedding look-up and sliding windows are not counted.
         """
         cost, attentions = self.cost, sum(self.attention_kept)
         weights = attentions * cost.attention_matmul + sum(self.mlp_widths) * cost.channel_matmul
@@ -118,34 +113,32 @@ class ModelShape:
 
 
 def shape_of(folder: Path) -> ModelShape:
-    """Read the shape of a checkpoint folder, whole or cut, from its config.json alone."""
+    """Read the shape of a checkpoint folder, uncompressed or cut, from its config.json."""
     config = read_config(folder)
     family = family_of(config, folder)
-    whole, cost = _measure(family, {key: value for key, value in config.items() if key not in _CUT_KEYS})
-    layers = len(whole)
+    uncut, cost = _measure(family, {key: value for key, value in config.items() if key not in _CUT_KEYS})
+    layers = len(uncut)
     is_cut = config["model_type"].startswith("effir_")
     widths, kept = (config.get(key) if is_cut else None for key in _CUT_KEYS)
-    widths, kept = widths or whole, kept or [True] * layers
-    if not len(widths) == len(kept) == layers or any(not 0 <= w <= full for w, full in zip(widths, whole, strict=True)):
-        raise EffirError(
-            f"{folder / 'config.json'} names MLP widths or attentions that its {layers} layers cannot have: take it "
-            "from a whole checkpoint"
-        )
+    widths, kept = widths or uncut, kept or [True] * layers
+    if not len(widths) == len(kept) == layers or any(not 0 <= w <= full for w, full in zip(widths, uncut, strict=True)):
+        wrong = f"MLP widths or attentions that its {layers} layers cannot have"
+        raise EffirError(f"{folder / 'config.json'} has {wrong}: copy it from the checkpoint again")
     return ModelShape(family, tuple(widths), tuple(kept), cost, is_cut)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a checkpoint's config.json; EffirError where the folder is no Hugging Face checkpoint."""
+    """Read the config.json of a checkpoint; EffirError if the folder is not a Hugging Face checkpoint."""
     if not (folder / "config.json").is_file():
-        raise EffirError(f"{folder} is no Hugging Face checkpoint, it has no config.json: name another folder")
+        raise EffirError(f"{folder} is not a Hugging Face checkpoint, it has no config.json: name another folder")
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise EffirError(f"{folder / 'config.json'} names no model_type: give a Hugging Face checkpoint")
+        raise EffirError(f"{folder / 'config.json'} has no model_type: name a Hugging Face checkpoint")
     return config
 
 
 def family_of(config: dict[str, Any], folder: Path) -> str:
-    """Name the family of a config, cut or whole; EffirError names the families that effir can cut."""
+    """Return the family of a config, cut or not; EffirError lists the families that effir can cut."""
     from effir.model.modeling import FAMILIES
 
     family = str(config["model_type"]).removeprefix("effir_")
@@ -160,7 +153,7 @@ _CUT_KEYS = ("mlp_widths", "attention_kept")
 
 
 def _measure(family: str, config: dict[str, Any]) -> tuple[list[int], LayerCost]:
-    """Build the uncut model on the ``meta`` device, where it costs nothing, and count its first layer."""
+    """Build the uncut model on the ``meta`` device, without memory, and count its first layer."""
     import torch
 
     from effir.model.modeling import FAMILIES, norms_of
@@ -186,7 +179,3 @@ def _measure(family: str, config: dict[str, Any]) -> tuple[list[int], LayerCost]
 
 def _count(*modules: Any) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
-
-
-def _listed(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers)) or "none: all are dropped"

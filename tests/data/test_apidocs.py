@@ -219,9 +219,9 @@ def test_summaries_that_are_no_search_are_refused(summary: str, why: str) -> Non
     assert not is_query(summary, "filter"), why
 
 
-def test_judgements_grade_the_own_document_2_and_resolved_neighbours_1(wheel: Path) -> None:
+def test_qrels_grade_the_own_document_2_and_resolved_neighbours_1(wheel: Path) -> None:
     queries = package_queries(documented(read_package(wheel, "toy")))
-    assert queries.judgements["q:toy.signal.smooth"] == {
+    assert queries.qrels["q:toy.signal.smooth"] == {
         "toy.signal.smooth": OWN,
         "toy.signal.Window.taper": NEIGHBOUR,
         "toy.signal.sharpen": NEIGHBOUR,
@@ -270,14 +270,14 @@ def test_packages_are_pinned_and_held_out() -> None:
     packages = [package for part in ("train", "dev", "test") for package in PACKAGES[part]]
     assert len({package.name for package in packages}) == len(packages) >= 6
     assert all(re.fullmatch(r"wheel:\w+==[\w.]+#sha256=[0-9a-f]{64}", package.source) for package in packages)
-    assert SIZES["test"].queries == 300
+    assert SIZES["test"][1] == 300
 
 
-def test_small_parts_are_some_packages_of_the_whole_ones() -> None:
+def test_small_parts_are_some_packages_of_the_large_ones() -> None:
     assert set(PACKAGES["small-train"]) < set(PACKAGES["train"])
     assert set(PACKAGES["small-dev"]) < set(PACKAGES["dev"])
 
 
-def test_a_small_part_has_the_split_of_the_whole_one(wheel: Path, tmp_path: Path) -> None:
+def test_a_small_part_has_the_split_of_the_large_one(wheel: Path, tmp_path: Path) -> None:
     entries = documented(read_package(wheel, "toy"))
     assert write_part("small-dev", entries, package_queries(entries), tmp_path / "small").splits == ["dev"]

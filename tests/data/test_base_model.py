@@ -16,6 +16,8 @@ from effir.data.base_model import install_base_model
 from effir.errors import EffirError
 from effir.files import sha256_of
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijkl", "ab"]  # 16
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIG = LlamaConfig(**SIZES, num_key_value_heads=4, vocab_size=len(WORDS), max_position_embeddings=128)
@@ -166,7 +168,7 @@ def remove(*patterns: str) -> Callable[[Path], None]:
     ],
     ids=["config", "pickle", "weights", "shard", "tokenizer"],
 )
-def test_a_folder_that_is_not_whole_is_refused_and_nothing_is_installed(
+def test_an_incomplete_folder_is_refused_and_nothing_is_installed(
     change: Callable[[Path], None], says: str, folder: Path, tmp_path: Path
 ) -> None:
     change(folder)
@@ -178,9 +180,9 @@ def test_a_folder_that_is_not_whole_is_refused_and_nothing_is_installed(
 def test_a_damaged_gguf_or_another_file_is_one_sentence(tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "tiny.gguf")
     (tmp_path / "cut.gguf").write_bytes((tmp_path / "tiny.gguf").read_bytes()[:2000])
-    with pytest.raises(EffirError, match=r"cut\.gguf is damaged, or of an unknown architecture"):
+    with pytest.raises(EffirError, match=r"cut\.gguf is damaged or has an unknown architecture"):
         install_base_model(str(tmp_path / "cut.gguf"), tmp_path / "base", tmp_path / "cache")
     (tmp_path / "model.bin").write_bytes(b"a pickle")
-    with pytest.raises(EffirError, match=r"model\.bin is no model: name a \.gguf file, or a folder"):
+    with pytest.raises(EffirError, match=r"model\.bin is not a model: name a \.gguf file, or a folder"):
         install_base_model(str(tmp_path / "model.bin"), tmp_path / "base", tmp_path / "cache")
     assert not (tmp_path / "base").exists()

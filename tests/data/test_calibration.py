@@ -80,13 +80,13 @@ def test_a_json_lines_file_plain_or_gzip_gives_its_texts_in_order(tmp_path: Path
 )
 def test_a_source_of_another_kind_is_one_sentence_and_leaves_nothing(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(EffirError, match=r"^data\.calibration: .*a\.jsonl.* is not JSON lines with a `text` in each"):
+    with pytest.raises(EffirError, match=r"^data\.calibration: .*a\.jsonl.* is not JSON lines with a `text` each"):
         install(str(tmp_path / name), tmp_path)
     assert not (tmp_path / "calibration.jsonl").exists()
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EffirError, match=r"nowhere\.jsonl is missing: mend the path"):
+    with pytest.raises(EffirError, match=r"nowhere\.jsonl is missing: correct the path"):
         install(str(tmp_path / "nowhere.jsonl"), tmp_path)
 
 
@@ -94,5 +94,5 @@ def test_the_first_texts_are_loaded_and_too_few_are_refused(tmp_path: Path) -> N
     write_jsonl(tmp_path / "c.jsonl", ({"text": f"text {i}"} for i in range(3)))
     assert load_calibration(tmp_path / "c.jsonl", 2) == ["text 0", "text 1"]
     assert load_calibration(tmp_path / "c.jsonl", 3) == ["text 0", "text 1", "text 2"]
-    with pytest.raises(EffirError, match=r"c\.jsonl holds 3 texts, 4 asked for: give more"):
+    with pytest.raises(EffirError, match=r"c\.jsonl has 3 texts, but 4 are wanted: ask for fewer"):
         load_calibration(tmp_path / "c.jsonl", 4)

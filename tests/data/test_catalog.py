@@ -18,8 +18,8 @@ QUERIES = {"q1": "cells divide", "q2": "stars burn hydrogen"}
 
 
 def collection(folder: Path, *splits: str) -> str:
-    judgements = {split: {"q1": {"d1": 1}, "q2": {"d2": 1}} for split in splits}
-    write_collection(folder, DOCUMENTS, QUERIES, judgements)
+    qrels = {split: {"q1": {"d1": 1}, "q2": {"d2": 1}} for split in splits}
+    write_collection(folder, DOCUMENTS, QUERIES, qrels)
     return str(folder)
 
 
@@ -40,7 +40,7 @@ def test_an_own_collection_is_installed_and_its_hard_negatives_are_mined(tmp_pat
 
 def test_a_collection_without_a_train_split_cannot_be_trained_on(tmp_path: Path) -> None:
     own = collection(tmp_path / "own", "dev", "test")
-    with pytest.raises(EffirError, match=r"^data\.train: mine has no train split, only dev, test: name another set$"):
+    with pytest.raises(EffirError, match=r"^data\.train: mine has no train split, only dev, test: name another$"):
         install_training("mine", tmp_path / "train", negatives=1, **settings(tmp_path, mine=own))
 
 
@@ -60,5 +60,5 @@ def test_sets_are_judged_on_test_or_else_on_dev(tmp_path: Path, splits: tuple[st
 def test_a_set_with_neither_cannot_be_judged(tmp_path: Path) -> None:
     own = collection(tmp_path / "own", "train")
     installed = install_evaluation("mine", tmp_path / "set", **settings(tmp_path, mine=own))
-    with pytest.raises(EffirError, match=r"set/qrels has neither test\.tsv nor dev\.tsv: add judgements"):
+    with pytest.raises(EffirError, match=r"set/qrels has neither test\.tsv nor dev\.tsv: add qrels"):
         installed.evaluation_split()

@@ -1,7 +1,7 @@
 """`effir data check`: each fault of a collection, found and named, and nothing where there is none."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ HEAD = "query-id\tcorpus-id\tscore\n"
 QRELS = {"train": f"{HEAD}q1\td1\t1\n", "test": f"{HEAD}q2\td2\t1\n"}
 
 
-def lines(rows: list[dict[str, object]]) -> str:
+def lines(rows: Sequence[Mapping[str, object]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -33,9 +33,9 @@ def effir(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["data", "check", *arguments])
 
 
-def test_a_sound_collection_has_nothing_to_mend(tmp_path: Path) -> None:
+def test_a_sound_collection_has_no_faults(tmp_path: Path) -> None:
     result = effir(str(write(tmp_path, lines(CORPUS), lines(QUERIES), QRELS)))
-    said = "2 documents, 2 queries, judged 1 in test, 1 in train: 0 to mend, 0 to look at\n"
+    said = "2 documents, 2 queries, with relevance judgements 1 in test, 1 in train: 0 errors, 0 warnings\n"
     assert (result.exit_code, result.output) == (0, said)
 
 
@@ -45,19 +45,19 @@ def test_a_sound_collection_has_nothing_to_mend(tmp_path: Path) -> None:
         ("corpus", "{broken\n", "not JSON", "line 3"),
         ("corpus", '{"text": "x"}\n', "no _id", "line 3"),
         ("corpus", '{"_id": "d3", "text": 3}\n', "no text", "line 3"),
-        ("corpus", '{"_id": "d1", "text": "They shrink."}\n', "an _id that another has", "'d1', line 3"),
-        ("corpus", '{"_id": "d3", "text": " "}\n', "an empty text", "'d3', line 3"),
-        ("corpus", '{"_id": "d3", "text": "they  GROW."}\n', "a text that another has", "'d3', line 3"),
-        ("queries", '{"_id": "q3", "text": "do cells grow?"}\n', "a question that another asks", "'q3', line 3"),
-        ("queries", '{"_id": "q3", "text": "Do they?"}\n', "never judged", "'q3'"),
-        ("test", "q2\td2\tyes\n", "no judgement", "line 3"),
-        ("test", "q2\td2\t--1\n", "no judgement", "line 3"),
-        ("test", "q2\td2\t\u00b2\n", "no judgement", "line 3"),
+        ("corpus", '{"_id": "d1", "text": "They shrink."}\n', "duplicate _id", "'d1', line 3"),
+        ("corpus", '{"_id": "d3", "text": " "}\n', "empty text", "'d3', line 3"),
+        ("corpus", '{"_id": "d3", "text": "they  GROW."}\n', "duplicate text", "'d3', line 3"),
+        ("queries", '{"_id": "q3", "text": "do cells grow?"}\n', "duplicate question", "'q3', line 3"),
+        ("queries", '{"_id": "q3", "text": "Do they?"}\n', "query without qrels", "'q3'"),
+        ("test", "q2\td2\tyes\n", "not a relevance judgement", "line 3"),
+        ("test", "q2\td2\t--1\n", "not a relevance judgement", "line 3"),
+        ("test", "q2\td2\t\u00b2\n", "not a relevance judgement", "line 3"),
         ("corpus", '{"_id": "d3", "text": "\\ud800"}\n', "no text", "line 3"),
-        ("test", "q9\td1\t1\n", "a query that is not there", "'q9', line 3"),
-        ("test", "q2\td9\t1\n", "a document that is not there", "'d9', line 3"),
-        ("test", "q2\td2\t1\n", "judged before", "'q2' and 'd2', line 3"),
-        ("test", "q1\td2\t1\n", "a query of train", "'q1'"),
+        ("test", "q9\td1\t1\n", "unknown query", "'q9', line 3"),
+        ("test", "q2\td9\t1\n", "unknown document", "'d9', line 3"),
+        ("test", "q2\td2\t1\n", "duplicate relevance judgement", "'q2' and 'd2', line 3"),
+        ("test", "q1\td2\t1\n", "query of the train split", "'q1'"),
     ],
 )
 def test_each_fault_is_found_where_it_is(tmp_path: Path, file: str, added: str, fault: str, example: str) -> None:
@@ -74,23 +74,23 @@ def test_a_header_that_is_a_judgement_and_a_query_without_answer_are_found(tmp_p
     qrels = {"train": "q1\td1\t1\n", "test": f"{HEAD}q2\td2\t0\n"}
     report = check_collection(write(tmp_path, lines(CORPUS), lines(QUERIES), qrels))
     assert [(finding.file, finding.fault) for finding in report.findings] == [
-        ("qrels/test.tsv", "no answer"),
+        ("qrels/test.tsv", "query without answer"),
         ("qrels/train.tsv", "no header"),
-        ("qrels/train.tsv", "not one judgement"),
-        ("queries.jsonl", "never judged"),
+        ("qrels/train.tsv", "no relevance judgements"),
+        ("queries.jsonl", "query without qrels"),
     ]
 
 
 def test_a_split_without_judgements_is_found(tmp_path: Path) -> None:
     report = check_collection(write(tmp_path, lines(CORPUS), lines(QUERIES), {**QRELS, "test": HEAD}))
-    assert ("qrels/test.tsv", "not one judgement") in [(each.file, each.fault) for each in report.errors]
+    assert ("qrels/test.tsv", "no relevance judgements") in [(each.file, each.fault) for each in report.errors]
 
 
 def test_the_same_question_in_train_and_test_is_leakage_whatever_its_id(tmp_path: Path) -> None:
     queries = [QUERIES[0], {"_id": "q2", "text": "do CELLS divide? "}]
     result = effir(str(write(tmp_path, lines(CORPUS), lines(queries), QRELS)))
     assert result.exit_code == 1
-    said = "error: qrels/test.tsv: a query of train (1), e.g. 'q2', which is 'q1' in train: keep it in one of them"
+    said = "error: qrels/test.tsv: query of the train split (1), e.g. 'q2', which is 'q1' in train: keep"
     assert result.output.startswith(said)
 
 
@@ -99,7 +99,20 @@ def test_broken_utf_8_is_a_fault_of_its_line(tmp_path: Path) -> None:
     with (folder / "corpus.jsonl").open("ab") as file:
         file.write(b'{"_id": "d3", "text": "\xff"}\n')
     assert [str(each) for each in check_collection(folder).errors] == [
-        "error: corpus.jsonl: not JSON (1), e.g. line 3: write one JSON object a line, in UTF-8"
+        "error: corpus.jsonl: not JSON (1), e.g. line 3: write one JSON object per line, in UTF-8"
+    ]
+
+
+@pytest.mark.parametrize(("id_", "judged"), [('"d2"', '"d2"'), (2, "2")], ids=["quotation marks", "an integer"])
+def test_ids_that_beirs_loader_reads_otherwise_are_found(tmp_path: Path, id_: object, judged: str) -> None:
+    corpus, queries, qrels = CORPUS, QUERIES, dict(QRELS)
+    if isinstance(id_, int):
+        queries, qrels["test"] = [QUERIES[0], {"_id": id_, "text": "Do cells grow?"}], f"{HEAD}{judged}\td2\t1\n"
+    else:
+        corpus, qrels["test"] = [CORPUS[0], {"_id": id_, "text": "They grow."}], f"{HEAD}q2\t{judged}\t1\n"
+    report = check_collection(write(tmp_path, lines(corpus), lines(queries), qrels))
+    assert [(each.kind, each.file, each.fault) for each in report.findings] == [
+        ("warning", "qrels/test.tsv", "BEIR reads something else")
     ]
 
 
@@ -107,11 +120,11 @@ def test_findings_are_json_for_programs(tmp_path: Path) -> None:
     folder = write(tmp_path, lines(CORPUS) * 2, lines(QUERIES), QRELS)
     found = json.loads(effir(str(folder), "--json").output)
     (twice,) = found["findings"]
-    assert (twice["fault"], twice["count"], twice["kind"]) == ("an _id that another has", 2, "error")
+    assert (twice["fault"], twice["count"], twice["kind"]) == ("duplicate _id", 2, "error")
     assert found["judged"] == {"train": 1, "test": 1}
 
 
-def test_what_is_no_collection_is_one_sentence(tmp_path: Path) -> None:
+def test_an_incomplete_collection_is_one_sentence(tmp_path: Path) -> None:
     result = effir(str(tmp_path))
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
-    assert "is no BEIR collection: corpus.jsonl is missing" in result.output
+    assert "is not a BEIR collection: corpus.jsonl is missing" in result.output

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from effir.data.beir import Collection, Document, write_collection
-from effir.data.catalog import install_training
+from effir.data.catalog import install_training, mix, shares
 from effir.data.examples import load_examples
-from effir.data.mixture import mix, shares
 from effir.errors import EffirError
 from effir.files import read_json, sha256_of, write_json
-from effir.tracking.provenance import licences_of
+from effir.tracking.model_card import licences_of
 
 
 def collection(folder: Path, count: int, split: str = "train") -> Collection:
@@ -36,7 +35,7 @@ def test_a_mix_has_all_documents_and_queries_in_proportion_under_ids_of_their_ow
     queries = mixed.queries("train")
     assert sum(id_.startswith("small/") for id_ in queries) == 6
     assert sum(id_.startswith("large/") for id_ in queries) == 3
-    for query, grades in mixed.judgements("train").items():
+    for query, grades in mixed.qrels("train").items():
         assert grades == {query.replace("/q", "/d"): 1}
         assert queries[query] == f"thing{query.partition('/q')[2]} of {query.partition('/')[0]}"
 
@@ -44,7 +43,7 @@ def test_a_mix_has_all_documents_and_queries_in_proportion_under_ids_of_their_ow
 def test_a_part_without_training_queries_is_refused_by_its_name(tmp_path: Path) -> None:
     parts = {"good": collection(tmp_path / "good", 6), "bare": collection(tmp_path / "bare", 6)}
     (tmp_path / "bare/qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\n")
-    with pytest.raises(EffirError, match=r"^data\.train: bare judges no query in its train split: name another set"):
+    with pytest.raises(EffirError, match=r"^data\.train: bare has no query in its train split: name another set"):
         mix(parts, {"good": 1, "bare": 1}, tmp_path / "mixed")
 
 
@@ -77,6 +76,6 @@ def test_a_mix_carries_the_licences_of_its_parts(tmp_path: Path) -> None:
 
 def test_a_part_without_a_train_split_is_named(tmp_path: Path) -> None:
     parts = {"good": collection(tmp_path / "good", 3), "bad": collection(tmp_path / "bad", 3, split="test")}
-    with pytest.raises(EffirError, match=r"data\.train: bad has no train split, only test: name another set"):
+    with pytest.raises(EffirError, match=r"data\.train: bad has no train split, only test: name another"):
         mix(parts, {"good": 1, "bad": 1}, tmp_path / "mixed")
     assert not (tmp_path / "mixed").exists()

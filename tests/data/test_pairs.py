@@ -35,7 +35,7 @@ def test_a_table_becomes_a_sound_collection(tmp_path: Path) -> None:
     assert not set(train) & set(test)
     query, text = next(iter(test.items()))
     number = int(text.split()[2])
-    assert collection.judgements("test")[query] == {f"d{number % 20 + 1}": 1}
+    assert collection.qrels("test")[query] == {f"d{number % 20 + 1}": 1}
     assert not check_collection(tmp_path / "made").findings
 
 
@@ -67,18 +67,18 @@ def test_pairs_may_have_several_answers(tmp_path: Path) -> None:
     said = {"folder": str(tmp_path / "made"), "documents": 3, "queries": {"train": 2}}
     assert json.loads(result.output) == said
     collection = open_collection(tmp_path / "made")
-    assert collection.judgements("train") == {"q1": {"d1": 1, "d2": 1}, "q2": {"d3": 1}}
+    assert collection.qrels("train") == {"q1": {"d1": 1, "d2": 1}, "q2": {"d3": 1}}
     assert [document.content for document in collection.documents()] == ["x", "y", "T x"]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a,b\n1,2\n", "has no column 'question', only a, b: name the one that holds it"),
+        ("a,b\n1,2\n", "has no column 'question', only a, b: name an existing column"),
         ("", "has no column 'question', only none"),
         ("question,answer\nWhy?,\n", "line 2, lacks a document: fill or remove it"),
         ("question,answer\n,Because.\n", "line 2, lacks a query: fill or remove it"),
-        ("question,answer\nWhy?,Because.\n", "none of 1 queries falls into the split"),
+        ("question,answer\nWhy?,Because.\n", "gets none of 1 queries"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
@@ -97,7 +97,7 @@ def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, 
         ('{"positive": "x"}', "pair 1, has no `query` and `positive`"),
         ('{"query": "a?", "positive": [3]}', "pair 1, has a `positive` that is neither"),
         ('{"query": " ", "positive": "x"}', "pair 1, lacks a query"),
-        ('{"query": "a?", "positive": "\\ud800"}', "pair 1, holds half a character"),
+        ('{"query": "a?", "positive": "\\ud800"}', "pair 1, has half a character"),
         ("nonsense", "line 1, is not JSON"),
     ],
 )
@@ -119,7 +119,7 @@ def test_the_same_question_in_other_letters_is_one_query_and_never_in_two_splits
     assert sum(json.loads(result.output)["queries"].values()) == 40
     assert not check_collection(tmp_path / "made").findings
     collection = open_collection(tmp_path / "made")
-    assert all(len(grades) == 2 for split in collection.splits for grades in collection.judgements(split).values())
+    assert all(len(grades) == 2 for split in collection.splits for grades in collection.qrels(split).values())
 
 
 @pytest.mark.parametrize(("delimiter", "code"), [("tab", 0), (r"\t", 0), (";;", 2), ("", 2)])
@@ -136,7 +136,7 @@ def test_nothing_that_stands_there_is_overwritten(tmp_path: Path) -> None:
     made(tmp_path)
     result = made(tmp_path)
     assert result.exit_code == 2
-    assert "is there already: remove it, or name another folder" in result.output
+    assert "exists already: remove it, or name another folder" in result.output
 
 
 def test_other_text_encodings_are_refused(tmp_path: Path) -> None:

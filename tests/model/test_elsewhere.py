@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from tests.hub import hub
 from tests.serve.conftest import tiny_retriever
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 QUERY, TEXTS = "w7 w8", ["w4 w5", "w6 w7 w8"]
 QUERY_PROMPT, DOCUMENT_PROMPT = "w60 ", "w61 "

@@ -16,6 +16,8 @@ from effir.serve.documents import DocumentStore, create_index
 from effir.serve.open_model import model_of, open_model
 from tests.serve.conftest import retriever as retriever  # the fixture
 
+pytestmark = pytest.mark.slow
+
 METADATA: dict[str, Any] = {
     "name": "EffirTiny",
     "dataset": {"path": "effir/tiny", "revision": "1"},
@@ -46,7 +48,7 @@ def task_of(collection: Collection) -> AbsTaskRetrieval:
             queries = [{"id": id_, "text": text} for id_, text in collection.queries("test").items()]
             corpus = [{"id": d.id, "title": d.title, "text": d.text} for d in collection.documents()]
             split = {"queries": Dataset.from_list(queries), "corpus": Dataset.from_list(corpus), "top_ranked": None}
-            self.dataset = {"default": {"test": {**split, "relevant_docs": collection.judgements("test")}}}  # type: ignore[typeddict-item]
+            self.dataset = {"default": {"test": {**split, "relevant_docs": collection.qrels("test")}}}  # type: ignore[typeddict-item]
             self.data_loaded = True
 
     return Tiny()
@@ -71,7 +73,7 @@ def test_mteb_gives_the_same_ndcg(retriever: Path, collection: Collection, tmp_p
     asked = collection.queries("test")
     found = DocumentStore(tmp_path / "index").search(encoder.queries(list(asked.values())), 100)
     run = {query: {hit.id: hit.score for hit in hits} for query, hits in zip(asked, found, strict=True)}
-    ours = evaluate_run(run, collection.judgements("test")).by_query("ndcg_at_10")
+    ours = evaluate_run(run, collection.qrels("test")).by_query("ndcg_at_10")
 
     opened = SentenceTransformer(str(retriever), trust_remote_code=True)
     result = mteb.evaluate(opened, task_of(collection), cache=None, co2_tracker=False, show_progress_bar=False)

@@ -141,9 +141,9 @@ def test_another_pooling_is_one_sentence(
 @pytest.mark.parametrize(
     ("name", "values", "said"),
     [
-        ("config.json", {"is_causal": False}, "attends ahead: effir cuts plain causal decoders"),
-        ("config.json", {"use_bidirectional_attention": True}, "attends ahead: effir cuts plain causal decoders"),
-        ("config.json", {"auto_map": {"AutoModel": "modeling_x.X"}}, "brings code of its own"),
+        ("config.json", {"is_causal": False}, "bidirectional attention: effir cuts only plain causal"),
+        ("config.json", {"use_bidirectional_attention": True}, "bidirectional attention: effir cuts only plain causal"),
+        ("config.json", {"auto_map": {"AutoModel": "modeling_x.X"}}, "has custom code"),
         ("sentence_bert_config.json", {"modality_config": {"message": {}}}, "wraps texts in a chat template"),
     ],
 )
@@ -157,12 +157,12 @@ def test_a_model_that_would_be_another_function_here_is_one_sentence(
 
 def test_a_part_that_is_missing_is_named(retriever: Callable[..., Path], tmp_path: Path) -> None:
     (retriever() / "1_Pooling/config.json").unlink()
-    with pytest.raises(EffirError, match=r"theirs lacks 1_Pooling/config\.json: fetch the folder again"):
+    with pytest.raises(EffirError, match=r"theirs lacks 1_Pooling/config\.json: download the folder again"):
         installed(tmp_path / "theirs", tmp_path)
 
 
 def test_a_bare_language_model_has_no_pooling_of_its_own(
     tiny_checkpoint: Callable[[bool], Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(EffirError, match=r"model\.base is a bare language model: set retriever\.pooling to last"):
+    with pytest.raises(EffirError, match=r"base is only a language model.*: set retriever\.pooling to last"):
         prompt_config_of(installed(tiny_checkpoint(False), tmp_path))

@@ -94,13 +94,13 @@ def test_contradictions_die_at_construction() -> None:
         SHAPE.without("mlp", [1]).without("mlp", [1])
     with pytest.raises(EffirError, match="layer 0 is named twice"):
         SHAPE.without("attention", [0, 0])
-    with pytest.raises(EffirError, match="layer 1's MLP has 3 channels: 4 of them cannot be kept"):
+    with pytest.raises(EffirError, match="layer 1's MLP has 3 channels: keep at most that, not 4"):
         SHAPE.with_mlp_widths([3, 4, 3])
     with pytest.raises(EffirError, match="2 MLP widths are given, but the model has 3 layers"):
         SHAPE.with_mlp_widths([3, 3])
     with pytest.raises(EffirError, match="layer 0's MLP cannot have -1 channels"):
         SHAPE.with_mlp_widths([-1, 3, 3])
-    with pytest.raises(EffirError, match="give one entry a layer in both"):
+    with pytest.raises(EffirError, match="give one entry per layer in both"):
         replace(SHAPE, attention_kept=(True,))
 
 
@@ -114,11 +114,11 @@ def test_an_unsupported_family_is_told_the_supported_ones(tmp_path: Path) -> Non
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         EffirError,
-        match=re.escape(f"{tmp_path} is no Hugging Face checkpoint, it has no config.json: name another folder"),
+        match=re.escape(f"{tmp_path} is not a Hugging Face checkpoint, it has no config.json: name another folder"),
     ):
         shape_of(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(EffirError, match="names no model_type"):
+    with pytest.raises(EffirError, match="has no model_type"):
         shape_of(tmp_path)
 
 
