@@ -1,4 +1,4 @@
-"""Redundancy analysis: one streaming pass, against a pass for each kind of sublayer with all hidden states kept."""
+"""Redundancy analysis: one streaming pass, and passes that keep all hidden states."""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +12,12 @@ from torch.nn.functional import cosine_similarity
 
 from benchmarks.processes import apart, forget_peak, peak_memory
 from benchmarks.table import ratio, save, times
-from effir.compress.redundancy import measure_importance
-from effir.cpu.prepacked_linear import pack
+from effir.compress.redundancy import ENDS, measure_importance
+from effir.cpu.prepacked_linear import prepack
 from effir.data.calibration import load_calibration
-from effir.model.checkpoint import load_model, token_batches
+from effir.model.checkpoint import calibration_batches, load_model
 from effir.model.modeling import norms_of
+from effir.model.shape import Sublayer
 from stages.paths import BASE, CALIBRATION
 
 SIZES = (64, 128, 256)
@@ -27,34 +28,33 @@ Scores = dict[str, list[float]]
 
 
 def streaming(model: Any, batches: Batches) -> Scores:
-    """Score as the stage does: packed matrices, sums instead of states."""
-    pack(model, torch.float32)
+    """Score as the stage does: prepacked layers, sums instead of states."""
+    prepack(model, torch.float32)
     found = measure_importance(model, batches)
     return {str(kind): scores for kind, scores in found.scores().items()}
 
 
 def three_passes(model: Any, batches: Batches) -> Scores:
-    """Keep all states before and after, of one kind of sublayer in each pass."""
-    return {kind: kept(model, batches, (kind,))[kind] for kind in ("attention", "mlp", "block")}
+    """Keep all states before and after one kind of sublayer, a pass for each kind."""
+    return {kind: kept(model, batches, (kind,))[kind] for kind in ENDS}
 
 
 def two_passes(model: Any, batches: Batches) -> Scores:
-    """Keep all states before and after; blocks in one pass, attentions and MLPs in another."""
+    """Keep all states before and after blocks in one pass, attentions and MLPs in another."""
     return kept(model, batches, ("block",)) | kept(model, batches, ("attention", "mlp"))
 
 
 WAYS: dict[str, Callable[[Any, Batches], Scores]] = {
-    "a pass a kind, states kept": three_passes,
+    "a pass per kind, states kept": three_passes,
     "two passes, states kept": two_passes,
     "effir, one pass": streaming,
 }
 
 
 @torch.inference_mode()
-def kept(model: Any, batches: Batches, kinds: Sequence[str]) -> Scores:
-    """Run all batches, keep what the kinds need of the residual stream, then compare it."""
-    needed = {"attention": ("in", "mid"), "mlp": ("mid", "out"), "block": ("in", "out")}
-    places = {place for kind in kinds for place in needed[kind]}
+def kept(model: Any, batches: Batches, kinds: Sequence[Sublayer]) -> Scores:
+    """Run all batches, keep the points of the residual stream that the kinds need, then compare them."""
+    places = {place for kind in kinds for place in ENDS[kind]}
     states: dict[tuple[int, str], list[Tensor]] = {}
     masks = [batch["attention_mask"].bool() for batch in batches]
     real = masks[:1]
@@ -64,13 +64,13 @@ def kept(model: Any, batches: Batches, kinds: Sequence[str]) -> Scores:
         model(**batch, use_cache=False)
     for handle in handles:
         handle.remove()
-    whole = {key: torch.cat(parts) for key, parts in states.items()}
+    joined = {key: torch.cat(parts) for key, parts in states.items()}
     layers = range(len(model.layers))
     return {
         kind: [
-            float((1 - cosine_similarity(whole[i, start], whole[i, end], dim=-1)).mean())
+            float((1 - cosine_similarity(joined[i, start], joined[i, end], dim=-1)).mean())
             for i in layers
-            for start, end in (needed[kind],)
+            for start, end in (ENDS[kind],)
         ]
         for kind in kinds
     }
@@ -91,12 +91,12 @@ def _keeping(model: Any, places: set[str], states: dict[tuple[int, str], list[Te
 
 
 def measure(way: str, texts: int) -> dict[str, Any]:
-    """Score the base model on so many texts; seconds and memory are without opening the model."""
+    """Score the base model on ``texts`` texts; seconds and memory do not include opening the model."""
     model, tokenizer = load_model(BASE)
     batches = list(
-        token_batches(tokenizer, load_calibration(CALIBRATION, texts), max_tokens=MAX_TOKENS, batch_size=BATCH)
+        calibration_batches(tokenizer, load_calibration(CALIBRATION, texts), max_tokens=MAX_TOKENS, batch_size=BATCH)
     )
-    model(**{key: value[:1, :4] for key, value in batches[0].items()})  # what is loaded at the first call
+    model(**{key: value[:1, :4] for key, value in batches[0].items()})  # loads the rest of the libraries
     forget_peak()
     held, started = peak_memory(), perf_counter()
     scores = WAYS[way](model, batches)
@@ -104,7 +104,7 @@ def measure(way: str, texts: int) -> dict[str, Any]:
 
 
 def compare(sizes: Sequence[int], rounds: int) -> Iterator[dict[str, Any]]:
-    """Yield a row a way and size; the ways take turns, each time in a fresh process."""
+    """Yield a row per way and size; the ways take turns, each time in a fresh process."""
     for size in sizes:
         found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
         for number in range(rounds):
@@ -133,7 +133,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "way": lambda row: row["way"],
     "seconds": lambda row: f"{statistics.median(row['seconds']):.1f}",
     "effir is faster, times": lambda row: times(row["effir_speedup"]),
-    "memory beside the model": lambda row: f"{row['memory_bytes'] / 1e6:,.0f} MB",
+    "memory in addition to the model": lambda row: f"{row['memory_bytes'] / 1e6:,.0f} MB",
     "scores differ from effir's by at most": lambda row: f"{row['largest_difference']:.1e}",
 }
 
@@ -154,8 +154,8 @@ def main(sizes: Sequence[int], rounds: int) -> None:
         columns=COLUMNS,
         notes=[
             f"The base model on real calibration texts, cut at {MAX_TOKENS} tokens, {BATCH} a batch, float32. Memory "
-            "is the peak over what the process held with the model open: effir's holds the packed matrices, a second "
-            "copy of the weights, whatever the number of texts.",
+            "is the peak minus that of the process with the open model: effir's holds the prepacked layers, a second "
+            "copy of the weights, for any number of texts.",
         ],
         settings={"sizes": sizes, "rounds": rounds, "max_tokens": MAX_TOKENS, "batch_size": BATCH},
     )

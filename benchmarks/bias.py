@@ -1,4 +1,4 @@
-"""What a dropped sublayer's mean output, left in its place, is worth before anything is healed."""
+"""The mean output of a dropped sublayer in its place: the change of the final states before any fine-tuning."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from effir.compress.drop_order import order_by_score
 from effir.compress.redundancy import measure_importance
 from effir.data.calibration import load_calibration
 from effir.files import require
-from effir.model.checkpoint import token_batches
+from effir.model.checkpoint import calibration_batches
 from effir.model.retriever import build_retriever
 from effir.model.shape import Sublayer, shape_of
 from effir.params import load_params
@@ -27,8 +27,8 @@ BATCH = 16
 Batches = Sequence[Mapping[str, Tensor]]
 
 
-class InPlaceOf(nn.Module):
-    """Gives a constant, (hidden,), instead of a dropped MLP's output; of a block's, added to its input."""
+class Constant(nn.Module):
+    """Returns a constant (hidden,) instead of an MLP's output, or adds it to the input instead of a block's work."""
 
     def __init__(self, constant: Tensor, kind: Sublayer) -> None:
         super().__init__()
@@ -40,16 +40,16 @@ class InPlaceOf(nn.Module):
 
 
 def mean_outputs(model: Any, batches: Batches, kind: Sublayer) -> list[Tensor]:
-    """Return by layer what the sublayers add to the stream, the mean over all real tokens: (hidden,) each."""
+    """Return by layer the mean over real tokens of what the sublayer adds to the stream, (hidden,) each."""
     sums = [torch.zeros(model.config.hidden_size, dtype=torch.float64) for _ in model.layers]
     real, tokens = torch.empty(0), 0
 
-    def see(layer: int, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    def add(layer: int, module: Any, args: tuple[Any, ...], output: Any) -> None:
         added = output - args[0] if kind == "block" else output
         sums[layer] += added[real].double().sum(dim=0)
 
     seen = [layer if kind == "block" else layer.mlp for layer in model.layers]
-    hooks = [module.register_forward_hook(partial(see, i)) for i, module in enumerate(seen)]
+    hooks = [module.register_forward_hook(partial(add, i)) for i, module in enumerate(seen)]
     for batch in batches:
         real = batch["attention_mask"].bool()
         tokens += int(real.sum())
@@ -60,11 +60,11 @@ def mean_outputs(model: Any, batches: Batches, kind: Sublayer) -> list[Tensor]:
 
 
 @contextmanager
-def without(model: Any, kind: Sublayer, layers: Sequence[int], constants: Sequence[Tensor]) -> Iterator[None]:
-    """Put constants in the place of some sublayers for a while."""
+def replaced(model: Any, kind: Sublayer, layers: Sequence[int], constants: Sequence[Tensor]) -> Iterator[None]:
+    """Replace some sublayers by constants until the block ends."""
     blocks, mlps = list(model.layers), [layer.mlp for layer in model.layers]
     for layer in layers:
-        instead = InPlaceOf(constants[layer], kind)
+        instead = Constant(constants[layer], kind)
         if kind == "block":
             model.layers[layer] = instead
         else:
@@ -88,25 +88,25 @@ def final_states(model: Any, batches: Batches) -> tuple[Tensor, Tensor]:
 @click.command()
 @click.option("--depth", "depths", multiple=True, type=int, default=(2, 5, 10), show_default=True)
 def main(depths: Sequence[int]) -> None:
-    """Drop MLPs and blocks out of models/full by cosine: nothing in their place, or their mean output."""
+    """Drop MLPs and blocks of models/full by cosine, with nothing or their mean output in their place."""
     params = load_params()
     retriever = build_retriever(require(FULL), **retriever_settings(params))
     model: Any = retriever[0].model.eval()
     texts = load_calibration(require(CALIBRATION), 2 * params.analyze.texts)
-    batched = partial(token_batches, retriever.tokenizer, max_tokens=params.analyze.max_tokens, batch_size=BATCH)
+    batched = partial(calibration_batches, retriever.tokenizer, max_tokens=params.analyze.max_tokens, batch_size=BATCH)
     seen, held_out = (list(batched(part)) for part in (texts[: params.analyze.texts], texts[params.analyze.texts :]))
     rows = []
     with torch.inference_mode():
-        importance, whole = measure_importance(model, seen), final_states(model, held_out)
+        importance, uncut = measure_importance(model, seen), final_states(model, held_out)
         for kind in KINDS:
             order = [drop.layer for drop in order_by_score(importance.scores(), shape_of(FULL), [kind])]
             means = mean_outputs(model, seen, kind)
             for depth in depths:
                 for name, constants in {"nothing": [torch.zeros_like(one) for one in means], "its mean": means}.items():
-                    with without(model, kind, order[:depth], constants):
+                    with replaced(model, kind, order[:depth], constants):
                         cut = final_states(model, held_out)
                     tokens, last = (
-                        1 - cosine_similarity(*pair, dim=-1).mean().item() for pair in zip(cut, whole, strict=True)
+                        1 - cosine_similarity(*pair, dim=-1).mean().item() for pair in zip(cut, uncut, strict=True)
                     )
                     rows.append(
                         {"sublayer": kind, "dropped": depth, "in its place": name, "tokens": tokens, "last": last}
@@ -120,8 +120,8 @@ def main(depths: Sequence[int]) -> None:
         "of the last token": lambda row: f"{row['last']:.3f}",
     }
     note = (
-        f"models/full, nothing healed, float32. Means over {params.analyze.texts} calibration texts, changes over as "
-        "many others. The last token's state becomes the vector."
+        f"models/full, float32, without training after the drop. Means over {params.analyze.texts} calibration texts, "
+        "changes over the same number of others. The state of the last token becomes the vector."
     )
     save("bias", "A dropped sublayer's mean", rows, columns=columns, notes=[note], settings={"depths": list(depths)})
 

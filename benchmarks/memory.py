@@ -1,4 +1,4 @@
-"""What a healing step holds in memory, by its batch: all activations at once, or those of a mini-batch at a time."""
+"""Peak memory of a fine-tuning step, by its batch: all activations at once, or those of a mini-batch at a time."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ from stages.paths import WIDTH
 from stages.schedules import adapters_of, finetune_schedule
 
 WAYS = ((16, 0), (32, 0), (16, 8), (128, 16), (128, 32))
-"""Queries a step, and texts of which activations are held; 0 holds all."""
+"""Queries per step, and texts whose activations are in memory; 0 keeps all."""
 STEPS = 2
 
 
 def step(batch_size: int, mini_batch: int) -> dict[str, Any]:
-    """Take steps with the pipeline's model and settings but the batch; the peak is of this process alone."""
+    """Take steps with the model and settings of the pipeline, except the batch; the peak is of this process."""
     params = load_params()
     schedule = finetune_schedule(params)
     model = opened(WIDTH, params)
@@ -36,7 +36,7 @@ def step(batch_size: int, mini_batch: int) -> dict[str, Any]:
     optimiser, seconds = torch.optim.AdamW(trained, lr=1e-6), []
     with lora_products(model, arithmetic(schedule.precision)):
         forget_peak()
-        held = peak_memory()
+        before = peak_memory()
         for batch in columns:
             started = perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=uses_bfloat16(schedule.precision)):
@@ -47,7 +47,7 @@ def step(batch_size: int, mini_batch: int) -> dict[str, Any]:
     return {
         "batch_size": batch_size,
         "mini_batch": mini_batch,
-        "model_bytes": held,
+        "model_bytes": before,
         "peak_bytes": peak_memory(),
         "seconds": statistics.median(seconds),
         "texts": batch_size * (2 + params.training.negatives),
@@ -55,31 +55,30 @@ def step(batch_size: int, mini_batch: int) -> dict[str, Any]:
 
 
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "queries a step": lambda row: str(row["batch_size"]),
-    "texts held at a time": lambda row: str(row["mini_batch"] or "all"),
+    "queries per step": lambda row: str(row["batch_size"]),
+    "texts in memory at a time": lambda row: str(row["mini_batch"] or "all"),
     "peak memory": lambda row: f"{row['peak_bytes'] / 2**30:.2f} GiB",
     "of that, before the first step": lambda row: f"{row['model_bytes'] / 2**30:.2f} GiB",
-    "seconds a step": lambda row: f"{row['seconds']:.1f}",
-    "seconds a hundred texts": lambda row: f"{100 * row['seconds'] / row['texts']:.1f}",
+    "seconds per step": lambda row: f"{row['seconds']:.1f}",
+    "seconds per 100 texts": lambda row: f"{100 * row['seconds'] / row['texts']:.1f}",
 }
 
 
 @click.command()
 def main() -> None:
-    """Take healing steps of growing batches, each size in a process of its own."""
+    """Take fine-tuning steps with growing batches, each in a process of its own."""
     rows = []
     for way in WAYS:
         rows.append(apart(step, *way))
         click.echo("  ".join(f"{name}: {show(rows[-1])}" for name, show in COLUMNS.items()))
     save(
         "memory",
-        "What a healing step holds in memory",
+        "Peak memory of a fine-tuning step",
         rows,
         columns=COLUMNS,
         notes=[
-            f"The default pipeline's cut model and settings, {STEPS} steps; what is held is "
-            "`training.mini_batch`. "
-            "Peaks are resident memory of the whole process, libraries included."
+            f"The cut model and settings of the default pipeline, {STEPS} steps; the texts in memory are set by "
+            "`training.mini_batch`. Peaks are the resident memory of the process, libraries included."
         ],
         settings={"ways": WAYS, "steps": STEPS},
     )

@@ -1,4 +1,4 @@
-"""The processor's own limit: a forward that is nothing but its matrix products, in the layout that oneDNN likes."""
+"""The limit of the processor: the matrix products of a forward alone, prepacked for oneDNN."""
 
 from pathlib import Path
 from time import perf_counter
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from effir.cpu.prepacked_linear import prepacked_product, prepacked_weight
 from effir.model.checkpoint import load_model
 
 Shape = tuple[int, int]
@@ -13,7 +14,7 @@ ROWS = 1024
 
 
 def products(folder: Path) -> list[Shape]:
-    """List (in, out) of every matrix of a layer in the middle of a model."""
+    """List (in, out) of every matrix of a middle layer of a model."""
     layers = [layer for layer in load_model(folder)[0].layers if any(True for _ in layer.mlp.parameters())]
     found = layers[len(layers) // 2].modules()
     return [(each.in_features, each.out_features) for each in found if isinstance(each, torch.nn.Linear)]
@@ -22,8 +23,8 @@ def products(folder: Path) -> list[Shape]:
 def limits(shapes: list[Shape], rounds: int = 20) -> dict[str, float]:
     """Measure GFLOP/s of products (1,024, in) x (in, out) over all ``shapes``; ``float32_mkl`` is PyTorch's own."""
     return {
-        "float32": _rate(shapes, rounds, _packed(torch.float32)),
-        "bfloat16": _rate(shapes, rounds, _packed(torch.bfloat16)),
+        "float32": _rate(shapes, rounds, _prepacked(torch.float32)),
+        "bfloat16": _rate(shapes, rounds, _prepacked(torch.bfloat16)),
         "int8": _rate(shapes, rounds, _int8),
         "float32_mkl": _rate(shapes, rounds, _plain),
     }
@@ -42,11 +43,11 @@ def _seconds(products: list[Any]) -> float:
     return perf_counter() - started
 
 
-def _packed(dtype: torch.dtype) -> Any:
+def _prepacked(dtype: torch.dtype) -> Any:
     def prepare(inputs: int, outputs: int) -> Any:
         rows = torch.randn(ROWS, inputs, dtype=dtype)
-        weight = torch.ops.mkldnn._reorder_linear_weight(torch.randn(outputs, inputs, dtype=dtype), ROWS)
-        return lambda: torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], None)
+        weight = prepacked_weight(torch.randn(outputs, inputs), dtype)
+        return lambda: prepacked_product(rows, weight, None)
 
     return prepare
 

@@ -1,4 +1,4 @@
-"""A training step of each kind: what effir computes, against the same step as PyTorch and peft do it."""
+"""A training step of each kind: effir's, and the same step as PyTorch and peft compute it."""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 from benchmarks.roofline import limits, products
 from benchmarks.table import ratio, save, times
-from effir.compress.channel_scores import SlimmingLoss, gating
-from effir.cpu import length_bucketing as buckets
+from effir.compress.gates import SlimmingLoss, gating
+from effir.cpu import length_bucketing
 from effir.cpu.lora_kernel import lora_products
 from effir.cpu.precision import arithmetic, uses_bfloat16
-from effir.cpu.prepacked_linear import pack
+from effir.cpu.prepacked_linear import prepack
 from effir.data.examples import load_examples
 from effir.evaluation.speed import alternate
 from effir.model.retriever import build_retriever
 from effir.model.shape import shape_of
 from effir.params import Params, load_params
+from effir.training.distillation import HiddenStateLoss
 from effir.training.losses import ranking_loss
-from effir.training.recovery import HiddenStateLoss
 from effir.training.trainer import add_adapters
 from stages.paths import BASE, DEPTH, DISTILLED, FULL, TRAIN, WIDTH
 from stages.schedules import adapters_of, distill_schedule, finetune_schedule, gate_schedule
@@ -38,14 +38,14 @@ Columns = list[dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Step:
-    """One way to take a training step; ``flops`` of its products a token, forward and backward, teacher included."""
+    """One way to compute a training step; ``flops`` of its products per token, forward, backward and teacher."""
 
     work: str
     way: str
     take: Callable[[], object]
     flops: float
     columns: list[Columns]
-    context: object = None  # kept open as long as the step
+    context: object = None  # open while the step exists
 
     @property
     def tokens(self) -> int:
@@ -55,25 +55,28 @@ class Step:
     @property
     def padded_share(self) -> float:
         """Share of padding in the batches."""
-        with in_parts(self.way == OURS):
-            parts = [part for columns in self.columns for side in columns for _, part in buckets.parts(side)]
-        return 1 - self.tokens / sum(int(part["attention_mask"].numel()) for part in parts)
+        with bucketing(self.way == OURS):
+            sides = [side for columns in self.columns for side in columns]
+            padded = [
+                bucket["attention_mask"].numel() for side in sides for _, bucket in length_bucketing.buckets(side)
+            ]
+        return 1 - self.tokens / int(sum(padded))
 
 
 @contextmanager
-def in_parts(wanted: bool) -> Iterator[None]:
-    """Let losses part a batch by length, as effir does, or not, as everybody else."""
-    usual = buckets.PART_TOKENS
+def bucketing(wanted: bool) -> Iterator[None]:
+    """Let losses bucket a batch by length, as effir does, or not."""
+    before = length_bucketing.FORWARD_TOKENS
     if not wanted:
-        buckets.PART_TOKENS = 10**9
+        length_bucketing.FORWARD_TOKENS = 10**9
     try:
         yield
     finally:
-        buckets.PART_TOKENS = usual
+        length_bucketing.FORWARD_TOKENS = before
 
 
 def batches(model: SentenceTransformer, size: int, negatives: int, max_tokens: int) -> list[Columns]:
-    """Tokenise real training examples: query, positive and so many hard negatives."""
+    """Tokenise real training examples: query, positive and ``negatives`` hard negatives."""
     examples, found = load_examples(TRAIN, "train", negatives), []
     model.max_seq_length = max_tokens
     for start in range(0, BATCHES * size, size):
@@ -87,12 +90,12 @@ def batches(model: SentenceTransformer, size: int, negatives: int, max_tokens: i
 def stepping(
     model: nn.Module, loss: nn.Module, columns: list[Columns], bfloat16: bool, held: AbstractContextManager[object]
 ) -> Callable[[], object]:
-    """Return a function that takes one optimiser step a batch, as the trainer does; ``held`` is effir's alone."""
+    """Return a function that takes one optimiser step per batch, as the trainer does; ``held`` is open meanwhile."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-6)
 
     def take() -> None:
-        with held, in_parts(isinstance(held, Frozen)):
+        with held, bucketing(isinstance(held, PrepackedOnce)):
             for batch in columns:
                 with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                     value = loss([dict(side) for side in batch], None)
@@ -105,14 +108,14 @@ def stepping(
 
 
 def opened(folder: Any, params: Params) -> SentenceTransformer:
-    """Open a model as the trainer holds it."""
+    """Open a model as the trainer does."""
     model = build_retriever(folder, **retriever_settings(params))
     model[0].model.set_attn_implementation("eager")
     return model.train()
 
 
-class Frozen(AbstractContextManager[object]):
-    """:func:`lora_products`, entered anew each time with what was packed once, so that packing is not timed."""
+class PrepackedOnce(AbstractContextManager[object]):
+    """:func:`lora_products`, which may be entered again without prepacking, so that prepacking is not timed."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         with ExitStack() as stack:
@@ -129,12 +132,12 @@ class Frozen(AbstractContextManager[object]):
 
 
 def gates(params: Params) -> Iterator[Step]:
-    """Train gates: with all gradients on, as PyTorch does where only gates want one, and as effir does."""
+    """Train gates: with all gradients on, with those of the gates alone, and as effir does."""
     schedule, bfloat16 = gate_schedule(params), uses_bfloat16(params.training.precision)
     flops = shape_of(DISTILLED).flops_per_token(schedule.max_tokens)
-    for way, weights, packed in (
+    for way, weights, prepacked in (
         ("all gradients on", True, False),
-        ("gates' gradients alone", False, False),
+        ("gradients of the gates alone", False, False),
         (OURS, False, True),
     ):
         model = opened(DISTILLED, params)
@@ -144,7 +147,7 @@ def gates(params: Params) -> Iterator[Step]:
         if weights:
             model.requires_grad_(True)
         loss = SlimmingLoss(ranking_loss(model, params.training.temperature), list(found.values()), 1e-8, 5.0)
-        held = Frozen(model, arithmetic(schedule.precision)) if packed else nullcontext()
+        held = PrepackedOnce(model, arithmetic(schedule.precision)) if prepacked else nullcontext()
         yield Step(
             "gates",
             way,
@@ -155,8 +158,8 @@ def gates(params: Params) -> Iterator[Step]:
         )
 
 
-def healing(params: Params, compiled: bool) -> Iterator[Step]:
-    """Heal with LoRA: as peft does, and as effir does."""
+def fine_tuning(params: Params, compiled: bool) -> Iterator[Step]:
+    """Fine-tune with LoRA: as peft does, and as effir does."""
     schedule, bfloat16 = finetune_schedule(params), uses_bfloat16(params.training.precision)
     flops = 2 * shape_of(WIDTH).flops_per_token(schedule.max_tokens)
     for way in ("as peft does", *(["torch.compile"] if compiled else []), OURS):
@@ -165,13 +168,13 @@ def healing(params: Params, compiled: bool) -> Iterator[Step]:
         add_adapters(model, adapters_of(params, params.finetune.lora_rank), schedule.seed)
         if way == "torch.compile":
             model[0].model.compile(dynamic=True)
-        held = Frozen(model, arithmetic(schedule.precision)) if way == OURS else nullcontext()
+        held = PrepackedOnce(model, arithmetic(schedule.precision)) if way == OURS else nullcontext()
         loss = ranking_loss(model, params.training.temperature)
-        yield Step("healing", way, stepping(model, loss, columns, bfloat16, held), flops, columns)
+        yield Step("fine-tuning", way, stepping(model, loss, columns, bfloat16, held), flops, columns)
 
 
-def restoring(params: Params) -> Iterator[Step]:
-    """Restore towards the tuned model: as peft does, and as effir does, whose teacher is packed too."""
+def distilling(params: Params) -> Iterator[Step]:
+    """Distil the uncompressed model: as peft does, and as effir does, which prepacks the teacher too."""
     schedule, bfloat16 = distill_schedule(params), uses_bfloat16(params.training.precision)
     own, teacher_flops = (shape_of(folder).flops_per_token(schedule.max_tokens) for folder in (DEPTH, FULL))
     for way in ("as peft does", OURS):
@@ -180,15 +183,15 @@ def restoring(params: Params) -> Iterator[Step]:
         add_adapters(model, adapters_of(params, params.distill.lora_rank), schedule.seed)
         held: AbstractContextManager[object] = nullcontext()
         if way == OURS:
-            pack(teacher[0].model, arithmetic(schedule.precision))
-            held = Frozen(model, arithmetic(schedule.precision))
+            prepack(teacher[0].model, arithmetic(schedule.precision))
+            held = PrepackedOnce(model, arithmetic(schedule.precision))
         loss = HiddenStateLoss(model, teacher, schedule.precision)
         take = stepping(model, loss, columns, bfloat16, held)
-        yield Step("restoring", way, take, 2 * own + teacher_flops, columns)
+        yield Step("distillation", way, take, 2 * own + teacher_flops, columns)
 
 
 def compare(steps: Sequence[Step], limit: float, rounds: int) -> list[dict[str, Any]]:
-    """Take the steps of one kind of work in turn; the last way is effir's."""
+    """Take the steps of one kind of work in turn; the last way is that of effir."""
     took = alternate({step.way: step.take for step in steps}, rounds)
     return [
         {
@@ -219,12 +222,12 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--compile", "compiled", is_flag=True, help="Also torch.compile, which needs a C++ compiler.")
 def main(rounds: int, compiled: bool) -> None:
-    """Take training steps of the pipeline's models and settings, each way in turn."""
+    """Time training steps with the models and settings of the pipeline, each way in turn."""
     params = load_params()
     kind = "bfloat16" if uses_bfloat16(params.training.precision) else "float32"
     limit = limits(products(BASE))[kind]
     rows: list[dict[str, Any]] = []
-    for make in (gates, restoring, lambda settings: healing(settings, compiled)):
+    for make in (gates, distilling, lambda settings: fine_tuning(settings, compiled)):
         rows += compare(list(make(deepcopy(params))), limit, rounds)
         click.echo("\n".join("  ".join(f"{name}: {show(row)}" for name, show in COLUMNS.items()) for row in rows))
     save(
@@ -234,9 +237,9 @@ def main(rounds: int, compiled: bool) -> None:
         columns=COLUMNS,
         notes=[
             f"{BATCHES} batches of `apidocs` with the settings of params.yaml, forward, backward and AdamW, in {kind}; "
-            f"the limit is {limit:,.0f} GFLOP/s, what the products of the base model reach alone, 1,024 rows. FLOPs "
-            "are those of the model's own products on real tokens, backward once for the inputs and, with all "
-            "gradients on, once for the weights; adapters and attention scores are not counted.",
+            f"the limit is {limit:,.0f} GFLOP/s, the speed of the products of the base model alone, 1,024 rows. "
+            "FLOPs count the products of the model on real tokens: the backward once for the inputs and, with all "
+            "gradients on, once for the weights. Adapters and attention scores are not counted.",
         ],
         settings={"rounds": rounds, "batches": BATCHES, "limit_gflops": limit},
     )

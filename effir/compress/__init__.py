@@ -1,1 +1,1 @@
-"""Measure, choose, cut: from a whole model to a smaller one."""
+"""Measure, choose, cut: from an uncompressed model to a smaller one."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch.nn.functional import normalize
 from effir.errors import EffirError
 from effir.model.modeling import norms_of
 from effir.model.shape import Sublayer
+
+# The points of the residual stream before and after each sublayer.
+ENDS: Mapping[Sublayer, tuple[str, str]] = {"attention": ("in", "mid"), "mlp": ("mid", "out"), "block": ("in", "out")}
 
 
 @dataclass(frozen=True)
@@ -30,40 +34,39 @@ class Importance:
 
 
 class Recorder:
-    """Running sums of every sublayer's score: their size does not depend on the number of texts.
+    """Running sums of every sublayer's score, so that memory does not grow with the number of texts.
 
-    The sums are float64; a batch's directions are float32, as the model computes them.
+    The sums are float64, the directions of a batch float32.
     """
 
     def __init__(self, layers: int) -> None:
-        self.samples = 0
-        self.tokens = 0
-        self.sums = {name: torch.zeros(layers, dtype=torch.float64) for name in ("attention", "mlp", "block")}
+        self.samples = self.tokens = 0
+        self.sums = {name: torch.zeros(layers, dtype=torch.float64) for name in ENDS}
         self._mask = torch.empty(0)
-        self._stream: dict[str, Tensor] = {}
+        self._directions: dict[str, Tensor] = {}
 
-    def expect(self, attention_mask: Tensor) -> None:
-        """Count only the tokens where ``attention_mask`` (batch, tokens) is 1 in the forward that follows."""
+    def start_batch(self, attention_mask: Tensor) -> None:
+        """Count only the tokens where ``attention_mask`` (batch, tokens) is 1 in the next forward."""
         self._mask = attention_mask.bool()
         self.samples += len(attention_mask)
         self.tokens += int(self._mask.sum())
 
-    def see(self, place: str, hidden_states: Tensor) -> None:
-        """Keep the directions of the real tokens of ``hidden_states`` (batch, tokens, hidden) as ``place``."""
-        self._stream[place] = normalize(hidden_states[self._mask].float(), dim=-1)
+    def record(self, point: str, hidden_states: Tensor) -> None:
+        """Keep the directions of the real tokens of ``hidden_states`` (batch, tokens, hidden) at ``point``."""
+        self._directions[point] = normalize(hidden_states[self._mask].float(), dim=-1)
 
     def score(self, layer: int) -> None:
-        """Add the layer's scores, once its ``in``, ``mid`` and ``out`` have been seen."""
-        for name, (start, end) in {"attention": ("in", "mid"), "mlp": ("mid", "out"), "block": ("in", "out")}.items():
+        """Add the scores of a layer, after its ``in``, ``mid`` and ``out`` are recorded."""
+        for name, (start, end) in ENDS.items():
             # 1 - cos of two unit vectors is half their squared distance: exactly 0 where nothing changed.
-            distances = (self._stream[start] - self._stream[end]).square().sum(dim=-1) / 2
+            distances = (self._directions[start] - self._directions[end]).square().sum(dim=-1) / 2
             self.sums[name][layer] += distances.double().sum().cpu()
-        self._stream = {"in": self._stream["out"]}  # the next layer's
+        self._directions = {"in": self._directions["out"]}  # of the next layer
 
     def importance(self) -> Importance:
-        """Return the means; EffirError where no token was seen or a hidden state was not finite."""
+        """Return the means; EffirError without any token, or with a hidden state that is not finite."""
         if self.tokens == 0:
-            raise EffirError("there are no texts to measure importance on: name calibration texts that are not empty")
+            raise EffirError("there are no texts to measure importance on: give calibration texts that are not empty")
         means = {name: (total / self.tokens).tolist() for name, total in self.sums.items()}
         for layer, score in enumerate(means["block"]):
             if score != score:
@@ -73,45 +76,31 @@ class Recorder:
 
 @contextmanager
 def recording(model: Any) -> Iterator[Recorder]:
-    """Record a decoder's residual stream before and after every sublayer until the block ends.
-
-    Call ``recorder.expect(attention_mask)`` before each forward.
-    """
+    """Record the residual stream of a decoder before and after every sublayer until the block ends."""
     layers = model.base_model.layers
     recorder = Recorder(len(layers))
+
+    def before_layer(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        recorder.record("in", args[0] if args else kwargs["hidden_states"])
+
+    def after_layer(index: int, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        recorder.record("out", output[0] if isinstance(output, tuple) else output)
+        recorder.score(index)
+
     with ExitStack() as hooks:
+        hooks.enter_context(layers[0].register_forward_pre_hook(before_layer, with_kwargs=True))
         for index, layer in enumerate(layers):
-            for handle in _watch(layer, index, recorder):
-                hooks.callback(handle.remove)
+            norm = getattr(layer, norms_of(layer)[1][0])
+            hooks.enter_context(norm.register_forward_pre_hook(lambda _, args: recorder.record("mid", args[0])))
+            hooks.enter_context(layer.register_forward_hook(partial(after_layer, index)))
         yield recorder
 
 
-def _watch(layer: Any, index: int, recorder: Recorder) -> list[Any]:
-    """Attach hooks to a layer: to the input of the norm before its MLP, its output and, of the first, its input."""
-
-    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recorder.see("in", args[0] if args else kwargs["hidden_states"])
-
-    def between(module: Any, args: tuple[Any, ...]) -> None:
-        recorder.see("mid", args[0])
-
-    def after(module: Any, args: tuple[Any, ...], output: Any) -> None:
-        recorder.see("out", output[0] if isinstance(output, tuple) else output)
-        recorder.score(index)
-
-    norm_before_mlp = getattr(layer, norms_of(layer)[1][0])
-    return [
-        *([layer.register_forward_pre_hook(before, with_kwargs=True)] if index == 0 else []),
-        norm_before_mlp.register_forward_pre_hook(between),
-        layer.register_forward_hook(after),
-    ]
-
-
 def measure_importance(model: Any, batches: Iterable[Mapping[str, Tensor]]) -> Importance:
-    """Score every attention, MLP and block of a model, whole or cut, in one pass over ``batches``.
+    """Score every attention, MLP and block of a model, uncompressed or cut, in one pass over ``batches``.
 
-    A batch holds ``input_ids`` and ``attention_mask``, both (batch, tokens); padding is left out of the means.
-    EffirError where there is no token to measure on, or a hidden state is not finite.
+    A batch holds ``input_ids`` and ``attention_mask``, both (batch, tokens). Padding does not count.
+    EffirError without any token, or with a hidden state that is not finite.
     """
     training = model.training
     model.eval()
@@ -119,7 +108,7 @@ def measure_importance(model: Any, batches: Iterable[Mapping[str, Tensor]]) -> I
         with torch.inference_mode(), recording(model) as recorder:
             for batch in batches:
                 ids, mask = (batch[key].to(model.device) for key in ("input_ids", "attention_mask"))
-                recorder.expect(mask)
+                recorder.start_batch(mask)
                 model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     finally:
         model.train(training)

@@ -1,1 +1,1 @@
-"""What makes the same arithmetic faster on CPUs."""
+"""The same arithmetic, faster on CPUs."""

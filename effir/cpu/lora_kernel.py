@@ -1,8 +1,8 @@
-"""Linear layers whose weights do not train, with or without LoRA, both directions at the speed of inference.
+"""LoRA kernel: linear layers whose weights do not train, with or without adapters, prepacked in both directions.
 
-Autograd already leaves out the gradient of a frozen weight. What is left costs on a CPU: under autocast every weight is
-cast and laid out anew at each call, forward and backward, and an adapter passes over the layer's whole output three
-more times. Here the weight and its transpose are packed once, and adapters are added within matrix products.
+PyTorch on a CPU casts and lays out every weight at each call under autocast, forward and backward, and an adapter
+reads and writes the layer's output three more times. Here the weight and its transpose are prepacked once, and adapters
+are added inside matrix products. Without the private operators, peft's own forward runs (docs/decisions/0018).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,25 +13,25 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-from effir.cpu.prepacked_linear import can_pack, packed_product, packed_weight
+from effir.cpu.prepacked_linear import can_prepack, prepacked_product, prepacked_weight
 
 Forward = Callable[[Tensor], Tensor]
 
 
 @contextmanager
 def lora_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Compute every linear layer of ``model`` whose weight does not train in ``dtype``, packed, until the block ends.
+    """Compute the linear layers of ``model`` whose weights do not train in ``dtype``, prepacked, until the block ends.
 
-    Modules, parameters, hooks and names stay as they are. Each packed weight is there three times: as it was, and in
-    ``dtype`` twice. On a GPU, and where PyTorch has no oneDNN, nothing changes.
+    Modules, parameters, hooks and names do not change. Memory holds each weight three times: as it is, and twice in
+    ``dtype``. On a GPU, and without oneDNN or its private operators, nothing changes.
     """
     changed: list[nn.Module] = []
     covered: set[nn.Module] = set()
-    for module in model.modules() if can_pack(model, dtype) else ():
-        if module not in covered and (forward := _packed_forward(module, dtype)):
+    for module in model.modules() if can_prepack(model, dtype) else ():
+        if module not in covered and (forward := _prepacked_forward(module, dtype)):
             module.forward = forward
             changed.append(module)
-            covered.update(module.modules())  # an adapted layer's own is computed with it
+            covered.update(module.modules())  # the base layer is computed with its adapter
     try:
         yield
     finally:
@@ -39,95 +39,97 @@ def lora_products(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             del module.forward
 
 
-def _packed_forward(module: nn.Module, dtype: torch.dtype) -> Forward | None:
+def _prepacked_forward(module: nn.Module, dtype: torch.dtype) -> Forward | None:
     if isinstance(module, LoraLinear):
-        return _Adapted(module, dtype) if _is_plain(module) and _is_frozen(module.base_layer) else None
-    return _Frozen(module, dtype) if _is_frozen(module) else None
+        return _Adapted(module, dtype) if _is_plain(module) and _does_not_train(module.base_layer) else None
+    return _Fixed(module, dtype) if _does_not_train(module) else None
 
 
 def _is_plain(layer: Any) -> bool:
-    """Tell whether one adapter adds ``s B A x`` and nothing else; other kinds are left to peft."""
+    """Tell whether one adapter adds ``s B A x`` and nothing else; peft computes the other kinds."""
     (name, *others) = layer.active_adapters
     simple = name not in layer.lora_variant and isinstance(layer.lora_dropout[name], nn.Identity)
     return simple and not (others or layer.merged or layer.disable_adapters or layer.lora_bias[name])
 
 
-def _is_frozen(module: nn.Module) -> bool:
-    own = [] if not isinstance(module, nn.Linear) else [module.weight, module.bias]
-    return bool(own) and not any(each.requires_grad for each in own if each is not None)
+def _does_not_train(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Linear):
+        return False
+    own = (module.weight, module.bias)  # a channel gate may train beside them
+    return not any(parameter.requires_grad for parameter in own if parameter is not None)
 
 
-class _Frozen:
-    """``x W^T + b``; a plain callable, so that the layer whose ``forward`` it becomes gets no submodule."""
+class _Fixed:
+    """``x W^T + b``; not a module, so that the layer that gets it as its ``forward`` has no submodule."""
 
     def __init__(self, linear: Any, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.weight = packed_weight(linear.weight, dtype)
-        self.transposed = packed_weight(linear.weight.detach().T.contiguous(), dtype)
+        self.weight = prepacked_weight(linear.weight, dtype)
+        self.transposed = prepacked_weight(linear.weight.detach().T.contiguous(), dtype)
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Map (..., in) to (..., out) in the packed precision."""
-        found: Tensor = _Product.apply(inputs, self)  # type: ignore[no-untyped-call]
-        return found
+        """Map (..., in) to (..., out) in ``dtype``."""
+        outputs: Tensor = _FixedProduct.apply(inputs, self)  # type: ignore[no-untyped-call]
+        return outputs
 
 
-class _Product(torch.autograd.Function):
-    """A product of which backward needs nothing but its layer."""
+class _FixedProduct(torch.autograd.Function):
+    """A product whose backward needs only the layer."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, layer: _Frozen) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, layer: _Fixed) -> Tensor:
         """Return (..., out)."""
         ctx.layer, ctx.dtype = layer, inputs.dtype
-        return packed_product(inputs.to(layer.dtype), layer.weight, layer.bias)
+        return prepacked_product(inputs.to(layer.dtype), layer.weight, layer.bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Return the gradient of the inputs, ``g W``."""
-        found = packed_product(gradients[0].to(ctx.layer.dtype), ctx.layer.transposed, None)
-        return found.to(ctx.dtype), None
+        of_inputs = prepacked_product(gradients[0].to(ctx.layer.dtype), ctx.layer.transposed, None)
+        return of_inputs.to(ctx.dtype), None
 
 
 class _Adapted:
-    """``x W^T + b + s (x A^T) B^T``, of which A (rank, in) and B (out, rank) train."""
+    """``x W^T + b + s (x A^T) B^T``, where A (rank, in) and B (out, rank) train."""
 
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         (name,) = layer.active_adapters
-        self.frozen = _Frozen(layer.base_layer, dtype)
+        self.base = _Fixed(layer.base_layer, dtype)
         self.down, self.up = layer.lora_A[name].weight, layer.lora_B[name].weight
         self.scale = float(layer.scaling[name])
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Map (..., in) to (..., out) in the packed precision."""
-        found: Tensor = _AdaptedProduct.apply(inputs, self.down, self.up, self)  # type: ignore[no-untyped-call]
-        return found
+        """Map (..., in) to (..., out) in the precision of the base layer."""
+        outputs: Tensor = _AdaptedProduct.apply(inputs, self.down, self.up, self)  # type: ignore[no-untyped-call]
+        return outputs
 
 
 class _AdaptedProduct(torch.autograd.Function):
-    """A product with its adapter; backward needs the inputs, and their ``rank`` numbers a row."""
+    """A product with its adapter; the backward needs the inputs and their ``rank`` numbers per row."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, down: Tensor, up: Tensor, layer: _Adapted) -> Tensor:
         """Return (..., out)."""
-        frozen, dtype = layer.frozen, layer.frozen.dtype
+        base, dtype = layer.base, layer.base.dtype
         rows = inputs.to(dtype).flatten(0, -2)
         inner = rows @ down.to(dtype).T
-        found = packed_product(rows, frozen.weight, frozen.bias)
-        found.addmm_(inner, up.to(dtype).T, alpha=layer.scale)
+        outputs = prepacked_product(rows, base.weight, base.bias)
+        outputs.addmm_(inner, up.to(dtype).T, alpha=layer.scale)
         ctx.save_for_backward(rows, inner, down, up)
         ctx.layer, ctx.shape, ctx.dtype = layer, inputs.shape, inputs.dtype
-        return found.view(*inputs.shape[:-1], -1)
+        return outputs.view(*inputs.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        """Return the gradients of the inputs, where they are wanted, of A and of B."""
+        """Return the gradients of the inputs, if needed, of A and of B."""
         rows, inner, down, up = ctx.saved_tensors
-        scale, frozen, dtype = ctx.layer.scale, ctx.layer.frozen, ctx.layer.frozen.dtype
+        scale, base, dtype = ctx.layer.scale, ctx.layer.base, ctx.layer.base.dtype
         gradient = gradients[0].to(dtype).flatten(0, -2)
         outer = (gradient @ up.to(dtype)).mul_(scale)
         of_inputs = None
         if ctx.needs_input_grad[0]:
-            found = packed_product(gradient, frozen.transposed, None)
-            of_inputs = found.addmm_(outer, down.to(dtype)).view(ctx.shape).to(ctx.dtype)
+            product = prepacked_product(gradient, base.transposed, None)
+            of_inputs = product.addmm_(outer, down.to(dtype)).view(ctx.shape).to(ctx.dtype)
         of_down, of_up = outer.T @ rows, (gradient.T @ inner).mul_(scale)
         return of_inputs, of_down.to(down.dtype), of_up.to(up.dtype), None

@@ -1,8 +1,8 @@
-"""A model's matrices in the layout that oneDNN's kernels want, once instead of at each call.
+"""Linear layers prepacked for oneDNN: weights are laid out once instead of at each call, for inference on CPUs.
 
-PyTorch sends a float32 product to MKL, which on processors that are not Intel's stays with AVX2: half of what a machine
-with AVX-512 can do. oneDNN, which PyTorch carries too and uses for bfloat16, takes the whole width, and applies a gate
-while a product is still in its registers. The operators are those that PyTorch's own compiler emits.
+PyTorch sends a float32 product to MKL, which uses AVX2 on processors that are not Intel's, half of what AVX-512 can do.
+oneDNN, which is part of PyTorch, uses the full width and applies an activation inside the product. Its operators are
+private: PyTorch's compiler emits them. Without them, models keep their plain layers (docs/decisions/0018).
 """
 
 from typing import Any
@@ -10,71 +10,82 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ROWS = 1024  # oneDNN chooses the layout for about so many rows; another number of them works too
+ROWS = 1024  # oneDNN chooses the layout for this number of rows; products with other numbers work too
+OPERATORS = ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_linear_pointwise.binary", "_reorder_linear_weight")
+"""The private operators of ``torch.ops.mkldnn`` that are used here."""
 
 
-def can_pack(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Tell whether oneDNN computes for ``model`` in ``dtype``: on a CPU that can, where PyTorch was built with it."""
-    here = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    if not here or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+def missing_operators() -> list[str]:
+    """List the private operators that the installed PyTorch does not have."""
+    found = set()
+    for name in {operator.partition(".")[0] for operator in OPERATORS}:
+        if hasattr(torch.ops.mkldnn, name):
+            found |= {name, *(f"{name}.{overload}" for overload in getattr(torch.ops.mkldnn, name).overloads())}
+    return [operator for operator in OPERATORS if operator not in found]
+
+
+def can_prepack(model: nn.Module, dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN can compute ``model`` in ``dtype``: the model, the processor and PyTorch decide."""
+    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    if not on_cpu or not torch.backends.mkldnn.is_available() or missing_operators():  # type: ignore[no-untyped-call]
         return False
     return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def packed_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Lay out a weight (out, in) for :func:`packed_product`; nothing else can read the result."""
-    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), ROWS)
-    return found
+def prepacked_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Lay out a weight (out, in) for :func:`prepacked_product`, the only function that can read the result."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), ROWS)
+    return packed
 
 
-def packed_product(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    """Map (..., in), in the weight's precision, to (..., out); ``activation`` is ``none`` or ``swish``."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], None)
-    return found
+def prepacked_product(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    """Map (..., in), in the precision of the weight, to (..., out); ``activation`` is ``none`` or ``swish``."""
+    outputs: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], None)
+    return outputs
 
 
-class PackedLinear(nn.Module):
-    """A linear layer for inference on CPUs, in the precision it was packed in; takes and returns any."""
+class PrepackedLinear(nn.Module):
+    """A linear layer for inference that computes in ``dtype`` and returns the type of its inputs."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.weight = packed_weight(linear.weight, dtype)
+        self.weight = prepacked_weight(linear.weight, dtype)
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        return packed_product(inputs.to(self.dtype), self.weight, self.bias).to(inputs.dtype)
+        return prepacked_product(inputs.to(self.dtype), self.weight, self.bias).to(inputs.dtype)
 
 
-class PackedMLP(nn.Module):
-    """``down(silu(gate(x)) * up(x))`` as three products and nothing else."""
+class PrepackedMLP(nn.Module):
+    """``down(silu(gate(x)) * up(x))`` in three products."""
 
     def __init__(self, mlp: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.gate, self.up, self.down = (PackedLinear(p, dtype) for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self.gate, self.up, self.down = (PrepackedLinear(p, dtype) for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map (..., hidden) to (..., hidden)."""
         inputs = hidden_states.to(self.dtype)
-        gate = packed_product(inputs, self.gate.weight, self.gate.bias, "swish")
+        gate = prepacked_product(inputs, self.gate.weight, self.gate.bias, "swish")
         gated = torch.ops.mkldnn._linear_pointwise.binary(inputs, gate, self.up.weight, self.up.bias, "mul")
-        found: Tensor = self.down(gated)
-        return found.to(hidden_states.dtype)
+        outputs: Tensor = self.down(gated)
+        return outputs.to(hidden_states.dtype)
 
 
-def pack(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace every linear layer, and every MLP that is gated by SiLU, in place; nothing where oneDNN is not there."""
-    if not can_pack(model, dtype):
+def prepack(model: nn.Module, dtype: torch.dtype) -> None:
+    """Replace every linear layer and every SiLU-gated MLP in place, if :func:`can_prepack`."""
+    if not can_prepack(model, dtype):
         return
     for name, child in model.named_children():
         if isinstance(child, nn.Linear):
-            setattr(model, name, PackedLinear(child, dtype))
+            setattr(model, name, PrepackedLinear(child, dtype))
         elif _is_silu_mlp(child):
-            setattr(model, name, PackedMLP(child, dtype))
+            setattr(model, name, PrepackedMLP(child, dtype))
         else:
-            pack(child, dtype)
+            prepack(child, dtype)
 
 
 def _is_silu_mlp(module: nn.Module) -> bool:

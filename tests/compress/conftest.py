@@ -1,4 +1,4 @@
-"""Tiny random models of every family, saved as whole checkpoints with a tokenizer."""
+"""Tiny random models of every family, saved as uncompressed checkpoints with a tokenizer."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 LAYERS, WIDTH, HIDDEN, VOCABULARY = 4, 48, 32, 64
@@ -87,8 +87,13 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def whole(family: str, whole_checkpoint: Callable[[str], Path]) -> Path:
-    """A whole checkpoint of each family in turn."""
+    """An uncompressed checkpoint of each family in turn."""
     return whole_checkpoint(family)
+
+
+@pytest.fixture
+def model(whole_checkpoint: Callable[[str], Path]) -> Any:
+    return AutoModel.from_pretrained(whole_checkpoint("llama")).eval()
 
 
 @pytest.fixture

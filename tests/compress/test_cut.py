@@ -1,6 +1,8 @@
 """Cutting equals zeroing, for every family."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +35,7 @@ CUTS: dict[str, dict[str, Any]] = {
 def zeroed(
     folder: Path, mlp: Sequence[int] = (), attention: Sequence[int] = (), channels: Mapping[int, Any] = {}
 ) -> Any:
-    """The whole model with the outputs of what is dropped set to zero: the reference, without any code of effir."""
+    """The uncompressed model with the outputs of what is dropped set to zero: the reference, without code of effir."""
     model = AutoModel.from_pretrained(folder).eval()
     last_of_mlp, last_of_attention = (
         [layer.mlp.down_proj for layer in model.layers],
@@ -74,7 +76,7 @@ def test_cutting_equals_zeroing(name: str, whole: Path, tmp_path: Path, batch: d
     torch.testing.assert_close(states(model, batch), states(zeroed(whole, **CUTS[name]), batch), atol=1e-5, rtol=0)
 
 
-def test_what_is_cut_matters(whole: Path, batch: dict[str, torch.Tensor]) -> None:
+def test_the_cuts_change_the_states(whole: Path, batch: dict[str, torch.Tensor]) -> None:
     """Without this, cutting could equal zeroing because neither does anything."""
     untouched = states(zeroed(whole), batch)
     for name in ("mlps", "attentions", "channels"):
@@ -147,7 +149,7 @@ def test_a_sharded_checkpoint_is_cut_shard_by_shard(
 
 
 @pytest.mark.parametrize("declared", ["LlamaTokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer"])
-def test_the_cut_model_tokenizes_as_the_whole_one(
+def test_the_cut_model_tokenizes_as_the_uncompressed_one(
     declared: str, family: str, whole_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Transformers picks the tokenizer's class by model_type too, and knows no effir_mistral."""
@@ -164,11 +166,11 @@ def test_the_cut_model_tokenizes_as_the_whole_one(
 
 
 WRONG = {
-    "goes from 48 to 5 channels: name those that stay": ([5, 48, 48, 48], {}),
-    "keeps 3 channels, but 2 different ones are named": ([3, 48, 48, 48], {0: [1, 1, 2]}),
+    "goes from 48 to 5 channels: list the channels to keep": ([5, 48, 48, 48], {}),
+    "keeps 3 channels, but 2 different ones are listed": ([3, 48, 48, 48], {0: [1, 1, 2]}),
     "has channels 0 to 47, not 1 to 48": ([2, 48, 48, 48], {0: [1, 48]}),
     "layer 9 is not there: the model has 4 layers, 0 to 3": ([48] * 4, {9: [1]}),
-    "layer 1's MLP keeps 48 channels, but 1 different ones are named": ([48] * 4, {1: [1]}),
+    "layer 1's MLP keeps 48 channels, but 1 different ones are listed": ([48] * 4, {1: [1]}),
 }
 
 
@@ -193,8 +195,8 @@ def test_gates_are_folded_into_the_channels_that_stay(
     cut_checkpoint(whole, tmp_path / "cut", shape_of(whole).with_mlp_widths(widths), channels, gates)
     reference = zeroed(whole, channels=channels)
     ungated = states(reference, batch)
-    for layer, factors in gates.items():
-        reference.layers[layer].mlp.down_proj.register_forward_pre_hook(lambda _, args, g=factors: (args[0] * g,))
+    for layer, factor in gates.items():
+        reference.layers[layer].mlp.down_proj.register_forward_pre_hook(lambda _, args, g=factor: (args[0] * g,))
     gated = states(reference, batch)
     torch.testing.assert_close(states(opened(tmp_path / "cut"), batch), gated, atol=1e-5, rtol=0)
     assert (gated - ungated).abs().max() > 0.01
@@ -202,18 +204,18 @@ def test_gates_are_folded_into_the_channels_that_stay(
 
 def test_gates_of_another_width_are_refused(whole_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     whole = whole_checkpoint("llama")
-    with pytest.raises(EffirError, match=r"layer 1's MLP has 48 channels, but gates of shape \(3,\) are given"):
+    with pytest.raises(EffirError, match=r"layer 1's MLP has 48 channels, but its gates have shape \(3,\)"):
         cut_checkpoint(whole, tmp_path / "cut", shape_of(whole), gates={1: torch.ones(3)})
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_cut_does_not_come_back(whole_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_dropped_sublayer_cannot_be_kept(whole_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     whole = whole_checkpoint("llama")
     folder = cut(whole, tmp_path / "cut", mlp=[1], attention=[2])
     shape = shape_of(folder)
-    with pytest.raises(EffirError, match="layer 1's MLP has 0 channels: 48 of them cannot be kept"):
+    with pytest.raises(EffirError, match="layer 1's MLP has 0 channels: keep at most that, not 48"):
         cut_checkpoint(folder, tmp_path / "again", replace(shape, mlp_widths=(48,) * 4))
-    with pytest.raises(EffirError, match="layer 2 has no attention left to keep"):
+    with pytest.raises(EffirError, match="layer 2 has no attention to keep"):
         cut_checkpoint(folder, tmp_path / "again", replace(shape, attention_kept=(True,) * 4))
     with pytest.raises(EffirError, match="of another gemma model"):
         cut_checkpoint(folder, tmp_path / "again", shape_of(whole_checkpoint("gemma")))
@@ -228,7 +230,7 @@ def test_a_failed_cut_leaves_what_was_there(whole_checkpoint: Callable[[str], Pa
     cut(source, into, mlp=[0])
     before = (into / "config.json").read_bytes()
     save_file({name: weights[name] for name in weights if name != "norm.weight"}, source / "model.safetensors")
-    with pytest.raises(EffirError, match=r"holds no norm\.weight: it is incomplete"):
+    with pytest.raises(EffirError, match=r"holds no norm\.weight: give a complete checkpoint"):
         cut(source, into, mlp=[1])
     save_file(weights | {"norm.weight": torch.ones(5)}, source / "model.safetensors")
     with pytest.raises(EffirError, match=r"norm\.weight is torch\.float32 of shape \(5,\)"):
@@ -238,3 +240,18 @@ def test_a_failed_cut_leaves_what_was_there(whole_checkpoint: Callable[[str], Pa
         cut(source, into, mlp=[1])
     assert (into / "config.json").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"source", "into"}
+
+
+def test_a_program_that_only_cuts_asks_for_no_trust(whole_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    # transformers does not know `effir_llama` by itself: it would ask whether to run the code of the checkpoint.
+    cut_checkpoint(whole_checkpoint("llama"), tmp_path / "first", shape_of(whole_checkpoint("llama")))
+    program = (
+        "import sys; from pathlib import Path; from effir.compress.cut import cut_checkpoint; "
+        "from effir.model.shape import shape_of; source = Path(sys.argv[1]); "
+        "cut_checkpoint(source, Path(sys.argv[2]), shape_of(source))"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path / "first"), str(tmp_path / "second")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert "custom code" not in done.stdout + done.stderr
+    assert (tmp_path / "second/tokenizer_config.json").is_file()

@@ -15,6 +15,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 from effir.cli import main
 from tests.compress.conftest import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("llama", "mistral", "gemma2")
 MLPS, ATTENTIONS = [1, 3], [2]
 TOKENS = {"input_ids": torch.tensor([[5, 9, 4, 33, 2]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
@@ -26,7 +28,7 @@ def effir(*arguments: str | Path) -> Result:
 
 
 def silenced(model: Any) -> Any:
-    """The whole model with the outputs of what is dropped at zero: what such a checkpoint means, without our code."""
+    """The uncompressed model with the outputs of dropped sublayers at zero: the reference, without code of effir."""
     with torch.no_grad():
         for layer in MLPS:
             model.layers[layer].mlp.down_proj.weight.zero_()
@@ -77,7 +79,7 @@ def test_a_dropped_model_computes_the_same(foreign: Path, tmp_path: Path) -> Non
     assert sum(p.numel() for p in ours.parameters()) < sum(p.numel() for p in theirs.parameters())
 
 
-def test_weights_of_what_is_dropped_need_not_be_there(foreign: Path, tmp_path: Path) -> None:
+def test_weights_of_dropped_sublayers_may_be_missing(foreign: Path, tmp_path: Path) -> None:
     weights = load_file(foreign / "model.safetensors")
     left = {key: value for key, value in weights.items() if not key.startswith("model.layers.1.mlp")}
     assert len(left) < len(weights)
@@ -109,13 +111,32 @@ def test_an_adapter_over_a_dropped_model_computes_the_same(foreign: Path, tmp_pa
 
     result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
     assert result.exit_code == 0, result.output
-    assert "an adapter folded in" in result.output
+    assert "adapter merged" in result.output
     ours = AutoModel.from_pretrained(tmp_path / "ours").eval()
     merged: Any = PeftModel.from_pretrained(opened.from_pretrained(plain), tmp_path / "adapter").merge_and_unload()
     theirs = silenced((merged.model if trained_on == "with LM head" else merged).eval())
     torch.testing.assert_close(states(ours), states(theirs), atol=1e-5, rtol=0)
     untouched = silenced(AutoModel.from_pretrained(plain).eval())
     assert not torch.allclose(states(ours), states(untouched), atol=1e-2)
+
+
+def test_neither_weights_nor_adapters_of_dropped_sublayers_need_exist(foreign: Path, tmp_path: Path) -> None:
+    settings = LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    plain = whole(foreign, tmp_path / "whole")
+    adapted(AutoModelForCausalLM.from_pretrained(plain), settings, tmp_path / "adapter")
+    effir(tmp_path / "adapter", tmp_path / "with", "--base", foreign)
+    for file, dropped in (
+        (foreign / "model.safetensors", "layers.1.mlp"),
+        (tmp_path / "adapter" / WEIGHTS, "layers.3.mlp"),
+    ):
+        weights = load_file(file)
+        kept = {key: value for key, value in weights.items() if dropped not in key}
+        assert len(kept) < len(weights)
+        save_file(kept, file, metadata={"format": "pt"})
+    result = effir(tmp_path / "adapter", tmp_path / "without", "--base", foreign)
+    assert result.exit_code == 0, result.output
+    ours, same = (AutoModel.from_pretrained(tmp_path / name).eval() for name in ("with", "without"))
+    torch.testing.assert_close(states(ours), states(same), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +183,7 @@ def test_settings_that_peft_refuses_are_one_sentence(foreign: Path, tmp_path: Pa
     assert f"the weights in {tmp_path / 'adapter'} do not fit" in result.output.splitlines()[-1]
 
 
-def test_the_result_is_a_base_model_that_can_be_cut_on(foreign: Path, tmp_path: Path) -> None:
+def test_the_result_is_a_base_model_that_can_be_cut_further(foreign: Path, tmp_path: Path) -> None:
     from effir.data.base_model import install_base_model
     from effir.model.shape import shape_of
 
@@ -188,6 +209,15 @@ def test_damaged_weights_are_one_sentence(foreign: Path, tmp_path: Path) -> None
     assert f"the weights in {foreign} do not fit or are damaged" in result.output
 
 
+def test_damaged_weights_under_an_adapter_name_the_model(foreign: Path, tmp_path: Path) -> None:
+    settings = LoraConfig(r=2, target_modules=["q_proj"])
+    adapted(AutoModel.from_pretrained(whole(foreign, tmp_path / "whole")), settings, tmp_path / "adapter")
+    (foreign / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", foreign)
+    assert result.exit_code == 2
+    assert f"the weights in {foreign} do not fit or are damaged" in result.output.splitlines()[-1]
+
+
 def test_an_adapter_over_another_size_is_one_sentence(foreign: Path, tmp_path: Path) -> None:
     settings = LoraConfig(r=2, target_modules=["q_proj"])
     get_peft_model(AutoModel.from_pretrained(whole(foreign, tmp_path / "whole")), settings).save_pretrained(
@@ -204,13 +234,13 @@ def test_an_adapter_over_another_size_is_one_sentence(foreign: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("lists", "said"),
     [
-        ({}, "names no dropped sublayers"),
+        ({}, "has no drop_mlp_list or drop_attn_list: there is nothing to import"),
         ({"drop_mlp_list": [4]}, "layer 4 is not there: the model has 4 layers"),
         ({"drop_mlp_list": "all"}, "drop_mlp_list must list layers, or a truth value for each of 4"),
         ({"drop_attn_list": [True]}, "drop_attn_list must list layers"),
     ],
 )
-def test_lists_that_cannot_be_are_one_sentence(tmp_path: Path, lists: dict[str, Any], said: str) -> None:
+def test_wrong_lists_are_one_sentence(tmp_path: Path, lists: dict[str, Any], said: str) -> None:
     tiny_model("llama").save_pretrained(tmp_path / "foreign")
     name_dropped(tmp_path / "foreign", **lists)
     result = effir(tmp_path / "foreign", tmp_path / "ours")
@@ -225,10 +255,10 @@ def test_lists_that_cannot_be_are_one_sentence(tmp_path: Path, lists: dict[str, 
         ({"peft_type": "IA3"}, "is IA3, not plain LoRA"),
         ({"peft_type": "LORA", "bias": "lora_only"}, "is LORA with bias, not plain LoRA"),
         ({"peft_type": "LORA", "r": 2}, "adapts x, which the model under it does not have"),
-        ({"base_model_name_or_path": "elsewhere"}, "is an adapter over elsewhere, which is not here"),
+        ({"base_model_name_or_path": "elsewhere"}, "is an adapter over elsewhere, which is missing"),
     ],
 )
-def test_an_adapter_that_cannot_be_folded_in_is_one_sentence(tmp_path: Path, config: dict[str, Any], said: str) -> None:
+def test_an_adapter_that_cannot_be_merged_is_one_sentence(tmp_path: Path, config: dict[str, Any], said: str) -> None:
     tiny_model("llama").save_pretrained(tmp_path / "foreign")
     name_dropped(tmp_path / "foreign", drop_mlp_list=[1])
     (tmp_path / "adapter").mkdir()

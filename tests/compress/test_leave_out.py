@@ -1,4 +1,4 @@
-"""One by one: each change is that of a model really cut so far, the least is taken, and nothing stays changed."""
+"""Each change is that of a really cut model, the greedy order takes the least, and the model does not change."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from effir.compress.cut import cut_checkpoint
 from effir.compress.drop_order import parameters_saved
 from effir.compress.leave_out import greedy_order, leave_one_out
-from effir.cpu.prepacked_linear import pack
+from effir.cpu.prepacked_linear import prepack
 from effir.errors import EffirError
 from effir.model.checkpoint import load_model
 from effir.model.shape import ModelShape, Sublayer, shape_of
@@ -24,7 +24,7 @@ def final_states(folder: Path, batch: Batch) -> torch.Tensor:
 
 
 def change_of(whole: Path, shape: ModelShape, batch: Batch, into: Path) -> float:
-    """Mean 1 - cos between the final states of a checkpoint cut to ``shape`` and of the whole one."""
+    """Mean 1 - cos between the final states of a checkpoint cut to ``shape`` and of the uncompressed one."""
     cut_checkpoint(whole, into, shape)
     one, other = final_states(whole, batch), final_states(into, batch)
     return float((1 - torch.cosine_similarity(one.double(), other.double(), dim=-1)).mean())
@@ -46,7 +46,7 @@ def test_every_step_drops_what_changes_the_really_cut_model_least(
         shape = shape.without(kind, [drop.layer])
 
 
-def test_several_kinds_are_weighed_by_the_parameters_that_they_save(
+def test_several_kinds_are_compared_by_change_per_parameter_saved(
     whole_checkpoint: Callable[[str], Path], batch: Batch, tmp_path: Path
 ) -> None:
     whole = whole_checkpoint("llama")
@@ -65,7 +65,7 @@ def test_several_kinds_are_weighed_by_the_parameters_that_they_save(
         shape, change = shape.without(drop.sublayer, [drop.layer]), drop.change
 
 
-def test_each_alone_is_the_first_step_of_one_by_one(
+def test_leave_one_out_is_the_first_step_of_greedy(
     whole_checkpoint: Callable[[str], Path], batch: Batch, tmp_path: Path
 ) -> None:
     whole = whole_checkpoint("qwen3")
@@ -88,15 +88,15 @@ def test_the_model_computes_afterwards_what_it_did_before(
         assert torch.equal(model(**batch).last_hidden_state, before)
 
 
-def test_packed_matrices_choose_the_same(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
+def test_prepacked_layers_give_the_same_order(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
     whole = whole_checkpoint("llama")
     plain, packed = (load_model(whole)[0] for _ in "ab")
-    pack(packed, torch.float32)
+    prepack(packed, torch.float32)
     one, other = (greedy_order(model, shape_of(whole), [batch], ["mlp"], count=3) for model in (plain, packed))
     assert [drop.layer for drop in one] == [drop.layer for drop in other]
 
 
-def test_a_cut_model_goes_on_with_what_is_left(
+def test_the_order_of_a_cut_model_continues_that_of_the_uncompressed_one(
     whole_checkpoint: Callable[[str], Path], batch: Batch, tmp_path: Path
 ) -> None:
     whole = whole_checkpoint("llama")
@@ -104,7 +104,7 @@ def test_a_cut_model_goes_on_with_what_is_left(
     first, second = greedy_order(load_model(whole)[0], shape, [batch], ["mlp"], count=2)
     cut_checkpoint(whole, tmp_path / "cut", shape.without("mlp", [first.layer]))
     (found,) = greedy_order(load_model(tmp_path / "cut")[0], shape_of(tmp_path / "cut"), [batch], ["mlp"], count=1)
-    # Its change is to the cut model, the second's to the whole one: they are the same choice.
+    # The choice is the same; its change is relative to the cut model, the second's to the uncompressed one.
     assert found.layer == second.layer
     expected = change_of(
         tmp_path / "cut", shape_of(tmp_path / "cut").without("mlp", [found.layer]), batch, tmp_path / "2"
@@ -112,7 +112,7 @@ def test_a_cut_model_goes_on_with_what_is_left(
     assert found.change == pytest.approx(expected, abs=1e-5)
 
 
-def test_more_than_there_are_is_refused(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
+def test_more_drops_than_sublayers_are_refused(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
     whole = whole_checkpoint("llama")
     with pytest.raises(EffirError, match="5 sublayers are to be dropped, but the model has 4: drop fewer"):
         greedy_order(load_model(whole)[0], shape_of(whole), [batch], ["mlp"], count=5)

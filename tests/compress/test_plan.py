@@ -1,6 +1,7 @@
 """`effir plan`: sizes before anything is downloaded, and the paper's own."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,31 @@ MISTRAL = {
 }
 
 
+SMOLLM2 = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
 @pytest.fixture
-def mistral(tmp_path: Path) -> Path:
+def mistral(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(MISTRAL), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # where no params.yaml names a cut
+    return tmp_path
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(SMOLLM2), encoding="utf-8")
+    shutil.copy(PARAMS, tmp_path)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -65,9 +88,22 @@ def test_flops_memory_and_vectors_follow_from_the_configuration(mistral: Path) -
 
 def test_the_table_shows_both_models(mistral: Path) -> None:
     lines = effir(str(mistral), "--depth", "16", "--width", "0.7").output.splitlines()
-    assert lines[0].split() == ["whole", "cut"]
-    assert lines[1].split() == ["parameters", "7,110.7", "M", "3,446.4", "M"]
-    assert lines[-1].startswith("47.5% of the parameters beside the embeddings are kept. 2.0")
+    assert lines[0] == "The cut: 16 mlp sublayers dropped, 70% of the remaining MLP channels kept."
+    assert lines[1].split() == ["uncompressed", "cut"]
+    assert lines[2].split() == ["parameters", "7,110.7", "M", "3,446.4", "M"]
+    assert lines[-2].startswith("47.5% of the non-embedding parameters are kept. ")
+
+
+def test_without_options_the_cut_is_the_pipelines(project: Path) -> None:
+    # metrics/cost.json of the committed default run: kept_share 0.49667. Widths are rounded to multiples of 16 there.
+    found = json.loads(effir(str(project), "--json").output)
+    assert (found["sublayer"], found["depth"], found["width"]) == ("block", 10, 0.66)
+    assert found["kept_share"] == pytest.approx(0.497, abs=0.002)
+
+
+def test_an_option_takes_the_place_of_its_setting_alone(project: Path) -> None:
+    found = json.loads(effir(str(project), "--width", "1.0", "--json").output)
+    assert (found["sublayer"], found["depth"], found["width"]) == ("block", 10, 1.0)
 
 
 def test_a_cut_checkpoint_is_planned_from_what_it_still_has(tmp_path: Path) -> None:
@@ -86,16 +122,16 @@ def test_what_cannot_be_planned_is_one_sentence(
     (broken := empty / "broken.json").write_text("{", encoding="utf-8")
     (foreign := empty / "foreign.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
     for arguments, said in [
-        ([str(mistral), "--depth", "33"], "33 sublayers are to be dropped, but the model has 32: choose 0 to that"),
+        ([str(mistral), "--depth", "33"], "the depth is 33, but the model has 32 mlp sublayers: choose 0 to 32"),
         (
             [str(mistral), "--sublayer", "block", "--depth", "32"],
-            "32 sublayers are to be dropped, which leaves nothing",
+            "dropping 32 sublayers of kind block leaves no layer: drop fewer",
         ),
         ([str(broken)], f"{broken} is not JSON"),
         ([str(foreign)], f"{foreign} is a gpt2 model, which effir cannot cut"),
-        ([str(empty)], f"{empty} is no Hugging Face checkpoint, it has no config.json: name another folder"),
+        ([str(empty)], f"{empty} is not a Hugging Face checkpoint: it has no config.json. Name another folder"),
         (["no such thing"], "no such thing is neither a path nor a hub id"),
-        (["nobody/nothing"], "the config.json of nobody/nothing could not be fetched"),
+        (["nobody/nothing"], "the config.json of nobody/nothing could not be downloaded"),
     ]:
         result = effir(*arguments)
         assert result.exit_code == 2
@@ -104,6 +140,6 @@ def test_what_cannot_be_planned_is_one_sentence(
 
 
 def test_a_ranking_of_two_kinds_is_refused(mistral: Path) -> None:
-    whole = plan(str(mistral), "mlp", 0, 1.0, tokens=1).whole
-    with pytest.raises(EffirError, match="the size of a cut by either cannot be foreseen"):
-        planned(whole, "attention_or_mlp", 1, 1.0)
+    uncut = plan(str(mistral), "mlp", 0, 1.0, tokens=1).whole
+    with pytest.raises(EffirError, match="attention_or_mlp drops sublayers of two sizes"):
+        planned(uncut, "attention_or_mlp", 1, 1.0)

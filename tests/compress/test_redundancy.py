@@ -75,7 +75,7 @@ def test_a_model_with_its_head_scores_as_without(whole_checkpoint: Callable[[str
     assert measure_importance(with_head, [batch]) == measure_importance(without, [batch])
 
 
-def test_hooks_are_undone_and_the_mode_restored(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
+def test_hooks_are_removed_and_the_mode_comes_back(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
     model = AutoModel.from_pretrained(whole_checkpoint("llama")).train()
 
     def hooks() -> int:
@@ -94,12 +94,12 @@ def test_hooks_are_undone_and_the_mode_restored(whole_checkpoint: Callable[[str]
 
 def test_a_hand_derived_score() -> None:
     recorder = Recorder(layers=1)
-    recorder.expect(torch.tensor([[1, 1, 0]]))
+    recorder.start_batch(torch.tensor([[1, 1, 0]]))
     # Token 0 turns by 90 degrees in the attention (1 - 0 = 1) and not in the MLP, which doubles it (0).
     # Token 1 stays in the attention (0) and turns by 60 degrees in the MLP (1 - 1/2). Token 2 is padding.
-    recorder.see("in", torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]]))
-    recorder.see("mid", torch.tensor([[[0.0, 1.0], [3.0, 0.0], [0.0, 1.0]]]))
-    recorder.see("out", torch.tensor([[[0.0, 2.0], [0.5, 3**0.5 / 2], [-1.0, 0.0]]]))
+    recorder.record("in", torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]]))
+    recorder.record("mid", torch.tensor([[[0.0, 1.0], [3.0, 0.0], [0.0, 1.0]]]))
+    recorder.record("out", torch.tensor([[[0.0, 2.0], [0.5, 3**0.5 / 2], [-1.0, 0.0]]]))
     recorder.score(0)
     found = recorder.importance()
     assert (found.samples, found.tokens) == (1, 2)
@@ -108,9 +108,7 @@ def test_a_hand_derived_score() -> None:
     assert found.block == pytest.approx([0.75])  # (1 + 1/2) / 2
 
 
-def test_nothing_to_measure_on_and_broken_numbers_are_said(
-    whole_checkpoint: Callable[[str], Path], batch: Batch
-) -> None:
+def test_no_texts_and_broken_numbers_are_one_sentence(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:
     model = AutoModel.from_pretrained(whole_checkpoint("llama"))
     with pytest.raises(EffirError, match="there are no texts to measure importance on"):
         measure_importance(model, [])

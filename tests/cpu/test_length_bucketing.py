@@ -9,13 +9,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-from effir.cpu.length_bucketing import ByLength, partition, parts
+from effir.cpu.length_bucketing import ByLength, buckets, partition
 from effir.model.retriever import build_retriever
 from effir.training.losses import cosine, ranking_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# One token a byte: lengths so far apart that no cost of a forward keeps them in one part.
+# One token a byte: lengths so far apart that no cost of a forward keeps them in one bucket.
 SHORT, LONG = ["a", "bc", "d"], ["x" * 150, "y" * 140]
 QUERIES = [LONG[0], SHORT[0], SHORT[1], LONG[1], SHORT[2]]
 DOCUMENTS = [SHORT[1], SHORT[2], LONG[1], LONG[0], SHORT[0]]
@@ -49,16 +49,16 @@ def test_no_other_partition_costs_less() -> None:
         assert cost(lengths, chosen, extra) == min(cost(lengths, sizes, extra) for sizes in all_partitions(7))
 
 
-def test_parts_hold_every_text_once_and_all_of_its_tokens(model: SentenceTransformer) -> None:
+def test_buckets_hold_every_text_once_and_all_of_its_tokens(model: SentenceTransformer) -> None:
     features: Any = model.preprocess(QUERIES)
-    found = list(parts(features))
+    found = list(buckets(features))
     assert len(found) == 2
     assert sorted(row for rows, _ in found for row in rows.tolist()) == [0, 1, 2, 3, 4]
-    for rows, part in found:
+    for rows, bucket in found:
         whole = features["attention_mask"][rows]
-        assert part["attention_mask"].sum().item() == whole.sum().item()
-        assert part["attention_mask"].shape[1] == whole.sum(dim=1).max().item()
-        assert torch.equal(part["input_ids"], features["input_ids"][rows, : part["input_ids"].shape[1]])
+        assert bucket["attention_mask"].sum().item() == whole.sum().item()
+        assert bucket["attention_mask"].shape[1] == whole.sum(dim=1).max().item()
+        assert torch.equal(bucket["input_ids"], features["input_ids"][rows, : bucket["input_ids"].shape[1]])
 
 
 def test_vectors_and_their_order_are_those_of_one_batch(model: SentenceTransformer) -> None:

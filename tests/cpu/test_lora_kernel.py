@@ -45,15 +45,15 @@ def test_bfloat16_is_what_autocast_computes() -> None:
         torch.testing.assert_close(one, other, atol=1e-2, rtol=2**-7)  # of 8 bits, one may round otherwise
 
 
-def test_what_trains_is_left_alone_and_gets_its_gradient() -> None:
-    frozen, training = nn.Linear(4, 4), nn.Linear(4, 4)
-    model = model_of(frozen, training)
+def test_layers_that_train_are_not_changed_and_get_their_gradient() -> None:
+    fixed, training = nn.Linear(4, 4), nn.Linear(4, 4)
+    model = model_of(fixed, training)
     training.requires_grad_(True)
     with lora_products(model, torch.float32):
-        assert "forward" in vars(frozen)
+        assert "forward" in vars(fixed)
         assert "forward" not in vars(training)
         model(torch.randn(2, 4)).sum().backward()
-    assert frozen.weight.grad is None
+    assert fixed.weight.grad is None
     assert training.weight.grad is not None
 
 
@@ -110,8 +110,8 @@ def test_an_adapters_output_and_gradients_are_those_of_peft(dtype: torch.dtype) 
         expected = all_gradients(model, inputs)
         with lora_products(model, dtype):
             found = all_gradients(model, inputs)
-            packed = [name for name, module in model.named_modules() if "forward" in vars(module)]
-    assert packed == ["base_model.model.first", "base_model.model.second"]  # and their base layers not once more
+            prepacked = [name for name, module in model.named_modules() if "forward" in vars(module)]
+    assert prepacked == ["base_model.model.first", "base_model.model.second"]  # and their base layers not once more
     assert found.keys() == expected.keys()
     assert sum("lora_" in name for name in found) == 4
     for name, value in expected.items():
@@ -120,7 +120,7 @@ def test_an_adapters_output_and_gradients_are_those_of_peft(dtype: torch.dtype) 
         torch.testing.assert_close(found[name], value, atol=close, rtol=close, msg=name)
 
 
-def test_adapters_that_are_switched_off_are_left_to_peft() -> None:
+def test_peft_computes_adapters_that_are_switched_off() -> None:
     model, inputs = adapted().eval(), torch.randn(3, 24)
     with model.disable_adapter():
         expected = model(inputs)
@@ -128,9 +128,19 @@ def test_adapters_that_are_switched_off_are_left_to_peft() -> None:
             torch.testing.assert_close(model(inputs), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_with_dropout_the_adapter_stays_peft_s_and_its_base_is_packed() -> None:
+def test_with_dropout_the_adapter_stays_peft_s_and_its_base_is_prepacked() -> None:
     model = adapted(dropout=0.5).eval()
     layer = model.base_model.model.first
     with lora_products(model, torch.float32):
         assert "forward" not in vars(layer)
         assert "forward" in vars(layer.base_layer)
+
+
+def test_without_the_private_operators_peft_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effir.cpu.prepacked_linear.missing_operators", lambda: ["_linear_pointwise"])
+    model, inputs = adapted(), torch.randn(3, 5, 24)
+    expected = all_gradients(model, inputs)
+    with lora_products(model, torch.float32):
+        assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
+        found = all_gradients(model, inputs)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

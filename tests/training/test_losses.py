@@ -1,4 +1,4 @@
-"""The ranking loss with a teacher; expected values are derived. Without one, see test_training.py."""
+"""The ranking loss with a teacher; expected values are derived. Without one, see test_trainer.py."""
 
 import math
 from collections.abc import Callable
@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
@@ -25,10 +23,6 @@ NAN = math.nan
 class Fixed:
     wanted: Tensor
 
-    @property
-    def own(self) -> NDArray[np.float32]:
-        raise NotImplementedError
-
     def vectors(self, rows: Tensor) -> Tensor:
         return torch.tensor([[1.0, 0.0]]).expand(2 * len(rows), 2)
 
@@ -43,13 +37,13 @@ def test_the_divergence_is_kl_from_teacher_to_student_a_query() -> None:
     assert divergence(found, wanted).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_where_the_teacher_has_no_opinion_neither_value_nor_gradient_depends_on_the_student() -> None:
+def test_without_a_teacher_score_neither_value_nor_gradient_depends_on_the_student() -> None:
     wanted = torch.tensor([[1.0, NAN, 0.0], [NAN, 2.0, NAN]])
     found = torch.tensor([[0.5, 3.0, 0.0], [1.0, 2.0, 3.0]], requires_grad=True)
     value = divergence(found, wanted)
     value.backward()
     assert found.grad is not None
-    # The first query's two known candidates; the second has one, of which both are sure.
+    # The first query's two known candidates; the second has one, with probability 1 on both sides.
     p, q = 1 / (1 + math.exp(-1.0)), 1 / (1 + math.exp(-0.5))
     kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
     assert value.item() == pytest.approx(kl / 2, abs=1e-6)
@@ -57,7 +51,7 @@ def test_where_the_teacher_has_no_opinion_neither_value_nor_gradient_depends_on_
     torch.testing.assert_close(found.grad, expected, atol=1e-6, rtol=0)
 
 
-def test_the_teachers_term_is_weighted_and_tempered_and_reads_the_rows_of_the_batch() -> None:
+def test_the_teacher_term_has_a_weight_and_a_temperature_and_reads_the_rows_of_the_batch() -> None:
     queries, positives = torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     # Cosines are 1 and 0, divided by 0.5. The teacher's scores of rows 2 and 0, divided by 0.25: 1 and 0, and 0 and 0.
     teacher = Fixed(torch.tensor([[0.0, 0.0], [9.0, 9.0], [0.25, 0.0]]))
@@ -70,13 +64,13 @@ def test_the_teachers_term_is_weighted_and_tempered_and_reads_the_rows_of_the_ba
     assert found.item() == pytest.approx(-math.log(s) + 3 * (first + second) / 2, abs=1e-6)
 
 
-def test_the_teachers_vectors_pull_by_their_own_weight() -> None:
+def test_the_vectors_of_the_teacher_have_a_weight_of_their_own() -> None:
     queries, positives = torch.eye(2), torch.eye(2)
     teacher_term = TeacherTerm(Fixed(torch.zeros(2, 2)), weight=0.0, temperature=1.0, vectors=4.0)
-    taught, plain = (ranking_loss(nn.Identity(), 0.5, one) for one in (teacher_term, None))  # type: ignore[arg-type]
+    distilled, plain = (ranking_loss(nn.Identity(), 0.5, one) for one in (teacher_term, None))  # type: ignore[arg-type]
     found, without = (
         loss.compute_loss_from_embeddings([queries, positives], torch.tensor([0, 1]))  # type: ignore[operator]
-        for loss in (taught, plain)
+        for loss in (distilled, plain)
     )
     # Of four vectors two are the teacher's (1, 0), and two are at right angles to it: their mean 1 - cos is 1/2.
     assert (found - without).item() == pytest.approx(4 * 0.5, abs=1e-6)
@@ -89,11 +83,15 @@ def retriever(tiny_checkpoint: Callable[[bool], Path]) -> SentenceTransformer:
     )
 
 
-@pytest.mark.parametrize("taught", [False, True])
-def test_a_mini_batch_changes_neither_the_loss_nor_its_gradients(retriever: SentenceTransformer, taught: bool) -> None:
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_mini_batch_changes_neither_the_loss_nor_its_gradients(
+    retriever: SentenceTransformer, distilled: bool
+) -> None:
     texts = [["first", "the second", "a third one"], ["one", "number two", "3"], ["no", "none of these", "n"]]
     teacher_term = (
-        TeacherTerm(Fixed(torch.randn(3, 6, generator=torch.Generator().manual_seed(0))), 2.0, 0.5) if taught else None
+        TeacherTerm(Fixed(torch.randn(3, 6, generator=torch.Generator().manual_seed(0))), 2.0, 0.5)
+        if distilled
+        else None
     )
 
     def loss_and_gradients(mini_batch: int) -> dict[str, Tensor]:
@@ -104,8 +102,8 @@ def test_a_mini_batch_changes_neither_the_loss_nor_its_gradients(retriever: Sent
         found = {name: p.grad.clone() for name, p in retriever.named_parameters() if p.grad is not None}
         return {"loss": value.detach(), **found}
 
-    whole, pieces = loss_and_gradients(0), loss_and_gradients(2)
-    assert whole.keys() == pieces.keys()
-    assert len(whole) > 10
-    for name, expected in whole.items():
+    at_once, pieces = loss_and_gradients(0), loss_and_gradients(2)
+    assert at_once.keys() == pieces.keys()
+    assert len(at_once) > 10
+    for name, expected in at_once.items():
         torch.testing.assert_close(pieces[name], expected, atol=1e-5, rtol=1e-4, msg=name)

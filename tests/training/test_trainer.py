@@ -18,18 +18,21 @@ from effir.errors import EffirError
 from effir.files import checkpoints_for, resumable, write_json
 from effir.model.retriever import build_retriever, encode_documents
 from effir.training.losses import TeacherTerm, cosine, ranking_loss
-from effir.training.teacher import CrossEncoder
+from effir.training.teacher import CrossEncoderOutputs
 from effir.training.trainer import (
     PROJECTIONS,
     Adapters,
+    Curve,
+    Job,
+    Log,
     Schedule,
     add_adapters,
-    finetune,
     fit,
+    fit_adapters,
     merge_adapters,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 EXAMPLES = [
     Example(f"what is number {i}?", f"the number {i} is {i * i} squared", (f"letter {i}", f"{i} words"))
@@ -57,21 +60,22 @@ def retriever(tiny_checkpoint: Callable[[bool], Path]) -> Callable[[], SentenceT
     )
 
 
-def healed(
+def job(work: Path, log: Log = lambda step, row: None, **changes: Any) -> Job:
+    return Job(replace(SCHEDULE, **changes), work, log)
+
+
+def finetuned(
     model: SentenceTransformer,
-    checkpoints: Path,
-    log: Callable[[int, dict[str, float]], None] = lambda step, row: None,
+    work: Path,
+    log: Log = lambda step, row: None,
     adapters: Adapters = ADAPTERS,
     examples: Sequence[Example] = EXAMPLES,
     **changes: Any,
-) -> list[dict[str, float]]:
-    schedule = replace(SCHEDULE, **changes)
-    return finetune(
-        model, examples, adapters=adapters, temperature=0.1, schedule=schedule, checkpoints=checkpoints, log=log
-    )
+) -> Curve:
+    return fit_adapters(model, examples, ranking_loss(model, 0.1), adapters, job(work, log, **changes))
 
 
-def collect(rows: list[dict[str, float]]) -> Callable[[int, dict[str, float]], None]:
+def collect(rows: Curve) -> Log:
     return lambda step, row: rows.append({"step": step, **row})
 
 
@@ -143,19 +147,19 @@ def test_merged_adapters_are_w_plus_alpha_over_rank_b_a_and_give_the_same_vector
     assert encode_documents(model, texts, 4) == pytest.approx(unmerged, abs=1e-5)
     after = weights(model)
     assert after.keys() == before.keys()
-    for name, whole in before.items():
+    for name, weight in before.items():
         place = name.removesuffix(".weight")
         found = [tensor for key, tensor in sorted(factors.items()) if f".{place}.lora_" in key]
         change = ADAPTERS.alpha / ADAPTERS.rank * found[1] @ found[0] if found else 0  # B A, named lora_A and lora_B
-        torch.testing.assert_close(after[name], whole + change, atol=1e-5, rtol=0)
+        torch.testing.assert_close(after[name], weight + change, atol=1e-5, rtol=0)
     assert not torch.equal(after["layers.0.mlp.down_proj.weight"], before["layers.0.mlp.down_proj.weight"])
 
 
-def test_healing_lowers_the_loss_and_leaves_a_plain_model(
+def test_fine_tuning_lowers_the_loss_and_leaves_a_plain_model(
     retriever: Callable[[], SentenceTransformer], tmp_path: Path
 ) -> None:
     model, seen = retriever(), []
-    curve = healed(model, tmp_path / "work", collect(seen), steps=40, checkpoint_every=20)
+    curve = finetuned(model, tmp_path / "work", collect(seen), steps=40, checkpoint_every=20)
     # A row is the mean over 5 steps; the last learning rate of a cosine decay is almost nothing.
     assert [row["step"] for row in curve] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert curve == seen
@@ -171,7 +175,7 @@ def test_two_runs_with_one_seed_are_identical_and_another_seed_is_not(
     models = [retriever() for _ in range(3)]
     dropping = replace(ADAPTERS, dropout=0.1)
     curves = [
-        healed(model, tmp_path / str(i), adapters=dropping, seed=seed)
+        finetuned(model, tmp_path / str(i), adapters=dropping, seed=seed)
         for i, (model, seed) in enumerate(zip(models, (0, 0, 1), strict=True))
     ]
     assert curves[0] == curves[1]
@@ -183,7 +187,7 @@ class KilledError(Exception):
     """Stands for the signal: nothing in effir catches it."""
 
 
-def dies_at(last: int) -> Callable[[int, dict[str, float]], None]:
+def dies_at(last: int) -> Log:
     def log(step: int, row: dict[str, float]) -> None:
         if step == last:
             raise KilledError
@@ -192,39 +196,39 @@ def dies_at(last: int) -> Callable[[int, dict[str, float]], None]:
 
 
 @pytest.mark.parametrize("examples", [EXAMPLES, MIXED], ids=["one collection", "a mixture"])
-def test_a_killed_run_goes_on_to_the_same_weights_and_curve_as_an_uninterrupted_one(
+def test_a_killed_run_continues_to_the_weights_and_curve_of_an_uninterrupted_one(
     retriever: Callable[[], SentenceTransformer], tmp_path: Path, examples: Sequence[Example]
 ) -> None:
     dropping = replace(ADAPTERS, dropout=0.1)  # so that the state of the random numbers matters too
-    whole, seen = retriever(), []
-    expected = healed(whole, tmp_path / "whole", adapters=dropping, examples=examples)
+    uninterrupted, seen = retriever(), []
+    expected = finetuned(uninterrupted, tmp_path / "uninterrupted", adapters=dropping, examples=examples)
     with pytest.raises(KilledError):
-        healed(retriever(), tmp_path / "work", dies_at(10), adapters=dropping, examples=examples)
+        finetuned(retriever(), tmp_path / "work", dies_at(10), adapters=dropping, examples=examples)
     # Checkpoints every 3 steps, only the last kept: the tenth step is lost, and trained again.
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["checkpoint-9"]
     saved = sorted(path.name for path in (tmp_path / "work/checkpoint-9").iterdir())
     assert "trained.safetensors" in saved
     assert "model.safetensors" not in saved  # the base weights are not copied every time
     again = retriever()
-    curve = healed(again, tmp_path / "work", collect(seen), adapters=dropping, examples=examples)
+    curve = finetuned(again, tmp_path / "work", collect(seen), adapters=dropping, examples=examples)
     assert curve == expected
     assert seen == expected  # the part before the kill is logged again
-    assert_same(weights(again), weights(whole))
+    assert_same(weights(again), weights(uninterrupted))
 
 
 @pytest.mark.parametrize("left", [None, b'{"epoch": 0.'], ids=["no state", "half of a state"])
-def test_a_checkpoint_that_a_kill_left_half_written_is_passed_over(
+def test_an_incomplete_checkpoint_is_ignored(
     retriever: Callable[[], SentenceTransformer], tmp_path: Path, left: bytes | None
 ) -> None:
-    expected = healed(retriever(), tmp_path / "whole")
+    expected = finetuned(retriever(), tmp_path / "uninterrupted")
     with pytest.raises(KilledError):
-        healed(retriever(), tmp_path / "work", dies_at(5))
+        finetuned(retriever(), tmp_path / "work", dies_at(5))
     torn = tmp_path / "work/checkpoint-6"  # the state of the trainer is written last
     torn.mkdir()
     (torn / "trained.safetensors").write_bytes(b"torn")
     if left:
         (torn / "trainer_state.json").write_bytes(left)
-    assert healed(retriever(), tmp_path / "work") == expected
+    assert finetuned(retriever(), tmp_path / "work") == expected
 
 
 class Witness(nn.Module):
@@ -246,7 +250,7 @@ def test_a_batch_is_of_one_part_of_a_mixture_and_all_are_read_once_before_any_tw
     model = retriever()
     add_adapters(model, ADAPTERS, seed=0)
     loss = Witness(ranking_loss(model, 0.1))
-    fit(model, MIXED, loss, replace(SCHEDULE, steps=6), tmp_path / "work", lambda step, row: None)
+    fit(model, MIXED, loss, job(tmp_path / "work", steps=6))
     parts = [{MIXED[row].part for row in batch} for batch in loss.batches]
     assert all(len(of) == 1 for of in parts)
     assert sorted(part for of in parts for part in of) == ["few"] * 2 + ["many"] * 4  # 8 and 16 examples, 4 a batch
@@ -254,53 +258,52 @@ def test_a_batch_is_of_one_part_of_a_mixture_and_all_are_read_once_before_any_tw
     assert sorted(row for batch in loss.batches for row in batch) == list(range(24))
 
 
-def test_what_was_trained_to_the_end_and_not_saved_is_not_trained_further(
+def test_a_finished_training_that_was_not_saved_is_not_trained_further(
     retriever: Callable[[], SentenceTransformer], tmp_path: Path
 ) -> None:
-    whole, again, seen = retriever(), retriever(), []
-    expected = healed(whole, tmp_path / "work", steps=9)
+    first, again, seen = retriever(), retriever(), []
+    expected = finetuned(first, tmp_path / "work", steps=9)
     assert (tmp_path / "work/checkpoint-9").is_dir()
-    assert healed(again, tmp_path / "work", collect(seen), steps=9) == expected
+    assert finetuned(again, tmp_path / "work", collect(seen), steps=9) == expected
     assert seen == expected
-    assert_same(weights(again), weights(whole))
+    assert_same(weights(again), weights(first))
 
 
 def test_a_checkpoint_of_other_weights_is_refused(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
     with pytest.raises(KilledError):
-        healed(retriever(), tmp_path / "work", dies_at(5))
+        finetuned(retriever(), tmp_path / "work", dies_at(5))
     bare = retriever()  # without adapters: all of its weights would train
     with pytest.raises(EffirError, match="checkpoint-3 does not fit this model: remove it and run again"):
-        fit(bare, EXAMPLES, ranking_loss(bare, 0.1), SCHEDULE, tmp_path / "work", lambda step, row: None)
+        fit(bare, EXAMPLES, ranking_loss(bare, 0.1), job(tmp_path / "work"))
 
 
-def test_no_steps_leave_the_model_untouched(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
+def test_no_steps_do_not_change_the_model(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
     model = retriever()
     before = weights(model)
-    assert healed(model, tmp_path / "work", steps=0) == []
+    assert finetuned(model, tmp_path / "work", steps=0) == []
     assert_same(weights(model), before)
 
 
-def test_a_teacher_is_asked_about_the_very_examples_of_a_batch_and_is_followed(
+def test_the_scores_of_the_teacher_are_those_of_the_batch_and_are_learnt(
     retriever: Callable[[], SentenceTransformer], tmp_path: Path
 ) -> None:
-    # Of even rows it prefers the first negative to the positive, of odd rows the second.
-    teacher = CrossEncoder(np.array([[0, 1, 0], [0, 0, 1]] * 12, dtype=np.float32))
+    # It scores the first negative of even rows above the positive, of odd rows the second.
+    teacher = CrossEncoderOutputs(np.array([[0, 1, 0], [0, 0, 1]] * 12, dtype=np.float32))
     model, teacher_term = retriever(), TeacherTerm(teacher, weight=20.0, temperature=0.1)
-    schedule = replace(SCHEDULE, steps=60, checkpoint_every=60)
-    work = {"checkpoints": tmp_path / "work", "log": lambda step, row: None}
-    finetune(model, EXAMPLES, adapters=ADAPTERS, temperature=0.1, schedule=schedule, teacher_term=teacher_term, **work)  # type: ignore[arg-type]
+    loss = ranking_loss(model, 0.1, teacher_term)
+    fit_adapters(model, EXAMPLES, loss, ADAPTERS, job(tmp_path / "work", steps=60, checkpoint_every=60))
     chosen = []
     for example in EXAMPLES:
         query = encode_documents(model, [model.prompts["query"] + example.query], 1)[0]
         chosen.append(int((encode_documents(model, [example.positive, *example.negatives], 3) @ query).argmax()))
-    followed = sum(choice == 1 + row % 2 for row, choice in enumerate(chosen))
-    assert followed > 18  # of 24; by chance 8
+    learnt = sum(choice == 1 + row % 2 for row, choice in enumerate(chosen))
+    assert learnt > 18  # of 24; by chance 8
 
 
 def test_too_few_examples_are_one_sentence(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
     model = retriever()
     with pytest.raises(EffirError, match=r"^3 training examples cannot fill a batch of 4: lower batch_size$"):
-        fit(model, EXAMPLES[:3], ranking_loss(model, 0.1), SCHEDULE, tmp_path / "work", lambda step, row: None)
+        fit(model, EXAMPLES[:3], ranking_loss(model, 0.1), job(tmp_path / "work"))
 
 
 def test_checkpoints_are_of_one_stage_its_settings_and_its_inputs(

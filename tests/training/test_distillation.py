@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from torch import Tensor
 from effir.compress.cut import cut_checkpoint
 from effir.model.retriever import build_retriever, encode_documents
 from effir.model.shape import shape_of
-from effir.training.recovery import HiddenStateLoss, distill
-from tests.training.test_trainer import ADAPTERS, EXAMPLES, SCHEDULE, assert_same, weights
+from effir.training.distillation import HiddenStateLoss, distill
+from tests.training.test_trainer import ADAPTERS, EXAMPLES, assert_same, job, weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -36,44 +35,34 @@ class Fixed(torch.nn.Module):
         return {"token_embeddings": self.states[:, : features["attention_mask"].shape[1]]}
 
 
-def test_the_restoration_loss_is_one_minus_cos_over_the_real_tokens_of_all_columns() -> None:
-    found = Fixed(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]))
-    wanted = Fixed(torch.tensor([[[0.0, 3.0], [1.0, 1.0]]]))
-    # cos: 0 and 1 / sqrt(2). The first column has both tokens, in the second the second is padding.
-    columns = [{"attention_mask": torch.tensor([[1, 1]])}, {"attention_mask": torch.tensor([[1, 0]])}]
+def test_the_hidden_state_loss_is_one_minus_cos_over_the_real_tokens_of_all_columns() -> None:
+    found = Fixed(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]).expand(2, -1, -1))
+    wanted = Fixed(torch.tensor([[[0.0, 3.0], [1.0, 1.0]]]).expand(2, -1, -1))
+    # cos: 0 and 1 / sqrt(2). Of two texts in one bucket the first has both tokens, the second ends with padding.
+    columns = [{"attention_mask": torch.tensor([[1, 1], [1, 0]])}]
     loss: Any = HiddenStateLoss(found, wanted, "float32")  # type: ignore[arg-type]
     assert loss(columns, None).item() == pytest.approx((1 + (1 - 2**-0.5) + 1) / 3, abs=1e-6)
     assert [name for name, _ in loss.named_modules() if name] == ["model"]  # the teacher neither trains nor is saved
 
 
-def test_restoring_brings_a_cut_model_nearer_to_its_teacher_and_does_not_train_the_teacher(
+def test_distilling_brings_a_cut_model_nearer_to_its_teacher_and_does_not_train_the_teacher(
     retriever: Callable[[], SentenceTransformer], tiny_checkpoint: Callable[[bool], Path], tmp_path: Path
 ) -> None:
-    whole = tiny_checkpoint(False)
-    cut_checkpoint(whole, tmp_path / "cut", shape_of(whole).without("block", [1]))
+    uncompressed = tiny_checkpoint(False)
+    cut_checkpoint(uncompressed, tmp_path / "cut", shape_of(uncompressed).without("block", [1]))
     model = build_retriever(tmp_path / "cut", pooling="mean", query_prompt="q: ", document_prompt="", max_tokens=32)
     teacher, texts = retriever(), [example.positive for example in EXAMPLES]
     wanted = encode_documents(teacher, texts, 8)
     before = (encode_documents(model, texts, 8) * wanted).sum(axis=1).mean()
-    schedule = replace(SCHEDULE, steps=40, checkpoint_every=20)
-    curve = distill(
-        model,
-        teacher,
-        EXAMPLES,
-        adapters=ADAPTERS,
-        schedule=schedule,
-        checkpoints=tmp_path / "work",
-        log=lambda step, row: None,
-    )
+    curve = distill(model, teacher, EXAMPLES, ADAPTERS, job(tmp_path / "work", steps=40, checkpoint_every=20))
     after = (encode_documents(model, texts, 8) * wanted).sum(axis=1).mean()
     assert curve[-1]["loss"] < curve[0]["loss"] / 2
     assert 1 - after < (1 - before) / 2
-    np.testing.assert_allclose(encode_documents(teacher, texts, 8), wanted, atol=2e-6)  # packed
+    np.testing.assert_allclose(encode_documents(teacher, texts, 8), wanted, atol=2e-6)  # prepacked
 
 
-def test_no_steps_restore_nothing(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
+def test_no_steps_distil_nothing(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
     model, teacher = retriever(), retriever()
-    before, none = weights(model), replace(SCHEDULE, steps=0)
-    work = {"adapters": ADAPTERS, "schedule": none, "checkpoints": tmp_path / "work", "log": lambda step, row: None}
-    assert distill(model, teacher, EXAMPLES, **work) == []  # type: ignore[arg-type]
+    before = weights(model)
+    assert distill(model, teacher, EXAMPLES, ADAPTERS, job(tmp_path / "work", steps=0)) == []
     assert_same(weights(model), before)

@@ -4,7 +4,7 @@ import pytest
 
 from effir.data.examples import Example
 from effir.errors import EffirError
-from effir.training.columns import as_columns, by_part
+from effir.training.trainer import as_columns, by_part
 
 EXAMPLES = [
     Example(f"what is number {i}?", f"the number {i} is {i * i} squared", (f"letter {i}", f"{i} words"))
@@ -21,12 +21,12 @@ def test_examples_become_columns_in_the_order_that_the_loss_reads() -> None:
         "positive": "the number 1 is 1 squared",
         "negative_1": "letter 1",
         "negative_2": "1 words",
-        "label": 1,  # its row, by which a teacher knows it
+        "label": 1,  # its row, by which its teacher scores are found
     }
     assert as_columns([replace(EXAMPLES[0], negatives=())]).column_names == ["query", "positive", "label"]
 
 
-def test_parts_are_tables_of_their_own_with_the_rows_of_the_whole() -> None:
+def test_parts_are_tables_of_their_own_with_the_rows_of_all() -> None:
     parts = by_part(MIXED, batch_size=2)
     assert {name: table["label"][:] for name, table in parts.items()} == {"few": [0, 3], "many": [1, 2, 4, 5]}
     assert parts["few"][1]["query"] == "what is number 3?"
