@@ -1,1 +1,1 @@
-"""A retriever folder as a fast encoder: batches by tokens, no padding mask, packed or quantised weights."""
+"""Encode texts by a retriever folder: batches by tokens, no padding mask, prepacked or quantised weights."""

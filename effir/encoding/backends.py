@@ -1,4 +1,4 @@
-"""Which runtime encodes for a retriever folder."""
+"""Open a retriever folder in the runtime that encodes with it."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,9 +12,9 @@ Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 def open_encoder(retriever: Path, backend: Backend, precision: Precision, budget: int) -> TextEncoder:
-    """Open a retriever folder; a batch has at most ``budget`` tokens. Only the backend that is named is imported.
+    """Open a retriever folder; a batch has at most ``budget`` tokens. Only this backend is imported.
 
-    EffirError: no retriever, none exported for this backend and precision, a precision that the backend lacks.
+    EffirError: no retriever, no export for this backend and precision, a precision that the backend does not support.
     """
     reader = TextReader.open(retriever)
     if backend == "openvino":
@@ -22,7 +22,7 @@ def open_encoder(retriever: Path, backend: Backend, precision: Precision, budget
 
         return open_graph(graph_of(retriever, precision), reader, precision, budget)
     if precision == "int8":
-        raise EffirError("the torch backend has no int8: name the backend openvino, or another precision")
+        raise EffirError("the torch backend does not support int8: use the openvino backend or another precision")
     from effir.encoding.pytorch import torch_encoder
     from effir.model.checkpoint import load_model
 
@@ -30,5 +30,5 @@ def open_encoder(retriever: Path, backend: Backend, precision: Precision, budget
 
 
 def graph_of(retriever: Path, precision: Precision) -> Path:
-    """Name the folder of a retriever's OpenVINO graph; bfloat16 is an arithmetic of the float32 one."""
+    """Return the folder of a retriever's OpenVINO graph; bfloat16 runs the float32 graph."""
     return retriever / "openvino" / ("int8" if precision == "int8" else "float32")

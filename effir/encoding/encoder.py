@@ -1,53 +1,59 @@
-"""Texts to unit vectors, whatever computes them: tokenised in a thread of its own, batched by tokens."""
+"""Texts to unit vectors, whatever runtime computes them: tokenised in a second thread, batched by tokens."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from effir.encoding.batches import Rows, token_batches
 from effir.encoding.text_reader import TextReader
 
 Tokens = NDArray[np.int64]
+Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 Batch = tuple[Tokens, Rows]
 """Token ids (batch, tokens), padded on the right, and lengths (batch,)."""
-Forward = Callable[[Sequence[Batch]], Sequence[Vectors]]
-"""Batches to each one's unit vectors (batch, hidden); a runtime may work on several at a time."""
+Forward = Callable[[Sequence[Batch]], Iterable[Vectors]]
+"""Maps batches to the unit vectors (batch, hidden) of each, in order. A runtime may compute several at a time."""
+Report = Callable[[int], object]
+"""Is called with the number of texts encoded since the last call."""
 
-CHUNK = 1024
-"""Texts tokenised at a time, while those before them are encoded."""
+CHUNK = 1024  # texts tokenised at a time, while the previous ones are encoded
 STEP = 8
-"""Tokens to a multiple of which a small batch is padded: what computes prepares its kernels for each shape that it has
-not seen, which takes longer than a query does."""
+"""Small batches are padded to a multiple of this number of tokens: a runtime prepares its kernels for every new shape,
+which takes longer than a query."""
 
 
+def _ignore(count: int) -> None:
+    """Report nothing."""
+
+
+@dataclass
 class TextEncoder:
-    """A retriever's texts to vectors; a batch has at most ``budget`` tokens, padding included.
+    """Encodes texts by a retriever. A batch has at most ``budget`` tokens, padding included.
 
-    Up to ``few`` short texts wait no longer one by one than together.
+    Up to ``few`` short texts take no longer one by one than in one batch.
     """
 
-    def __init__(self, reader: TextReader, forward: Forward, budget: int, few: int = 1) -> None:
-        self.reader = reader
-        self.forward = forward
-        self.budget = budget
-        self.few = few
+    reader: TextReader
+    forward: Forward
+    budget: int
+    few: int = 1
 
-    def documents(self, texts: Sequence[str]) -> Vectors:
-        """Turn documents, one or more, into unit vectors, shape (texts, hidden)."""
-        return self._encode(texts, "document")
+    def documents(self, texts: Sequence[str], report: Report = _ignore) -> Vectors:
+        """Encode at least one document as unit vectors, shape (texts, hidden)."""
+        return self._encode(texts, "document", report)
 
-    def queries(self, texts: Sequence[str]) -> Vectors:
-        """Turn queries, one or more, into unit vectors, shape (texts, hidden)."""
-        return self._encode(texts, "query")
+    def queries(self, texts: Sequence[str], report: Report = _ignore) -> Vectors:
+        """Encode at least one query as unit vectors, shape (texts, hidden)."""
+        return self._encode(texts, "query", report)
 
     def warm(self, texts: int, tokens: int, seconds: float = 10) -> None:
-        """Encode nothing in the shapes of lone texts and of batches of more than ``few``, so that none is new any more.
+        """Prepare the kernels for single texts and for batches of more than ``few`` texts.
 
-        Up to ``texts`` texts, or one batch, and ``tokens`` tokens. A large model has seen enough after ``seconds``.
+        Shapes have at most ``texts`` texts, or one batch, and ``tokens`` tokens. Stop after ``seconds``.
         """
         widths, until = range(STEP, tokens + 1, STEP), time.monotonic() + seconds
         counts = (1, *range(self.few + 1, max(texts, self.few + 1) + 1))
@@ -55,32 +61,49 @@ class TextEncoder:
         for count, width in shapes:
             if time.monotonic() > until:
                 return
-            self.forward([(np.zeros((count, width), np.int64), np.full(count, width, np.int64))])
+            list(self.forward([(np.zeros((count, width), np.int64), np.full(count, width, np.int64))]))
 
-    def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
+    def _encode(self, texts: Sequence[str], prompt: str, report: Report) -> Vectors:
         if not texts:
             raise ValueError("there are no texts to encode")
-        if len(texts) <= CHUNK:  # a thread would only cost a lone query its time
-            return self._vectors(self.reader.read(texts, prompt))
+        if len(texts) <= CHUNK:  # a thread would only slow a single query down
+            return self._vectors(self.reader.read(texts, prompt), report)
         chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
         with ThreadPoolExecutor(1) as thread:
             read = thread.map(lambda chunk: self.reader.read(chunk, prompt), chunks)
-            return np.concatenate([self._vectors(ids) for ids in read])
+            return np.concatenate([self._vectors(ids, report) for ids in read])
 
-    def _vectors(self, ids: Sequence[Sequence[int]]) -> Vectors:
+    def _vectors(self, ids: Sequence[Sequence[int]], report: Report) -> Vectors:
         lengths = np.array([len(text) for text in ids], dtype=np.int64)
-        batches = list(token_batches(lengths, self.budget))
-        found = self.forward([(padded(ids, rows, lengths, self.budget), lengths[rows]) for rows in batches])
-        vectors = np.empty((len(ids), found[0].shape[1]), np.float32)
-        for rows, values in zip(batches, found, strict=True):
-            vectors[rows] = values
-        return vectors
+        rows_of = list(token_batches(lengths, self.budget))
+        batches = [(padded(ids, rows, lengths, self.budget), lengths[rows]) for rows in rows_of]
+        found = []
+        for rows, part in zip(rows_of, self.forward(batches), strict=True):
+            found.append(part)
+            report(len(rows))
+        return np.concatenate(found)[np.argsort(np.concatenate(rows_of))]
+
+
+def token_batches(lengths: Sequence[int] | Rows, budget: int) -> Iterator[Rows]:
+    """Yield the rows of texts of similar length, the longest first: at most ``budget`` tokens a batch, with padding.
+
+    Padding is rare and memory is bounded. A text longer than the budget has a batch of its own.
+
+    >>> [batch.tolist() for batch in token_batches([3, 9, 4, 1], budget=9)]
+    [[1], [2, 0], [3]]
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, budget // max(1, int(lengths[order[start]])))
+        yield order[start : start + count]
+        start += count
 
 
 def padded(ids: Sequence[Sequence[int]], rows: Rows, lengths: Rows, budget: int = 0) -> Tokens:
-    """Lay out some texts as (batch, tokens); what pads them is any token, for no real one looks to its right.
+    """Arrange some texts as (batch, tokens). Any token can pad: no real token attends to what stands on its right.
 
-    Where a ``budget`` of tokens has room, to a multiple of ``STEP``.
+    The width is a multiple of ``STEP`` where a ``budget`` of tokens allows it.
 
     >>> padded([[5], [6, 7], [8, 9, 9]], np.array([1, 0]), np.array([1, 2, 3]))
     array([[6, 7],

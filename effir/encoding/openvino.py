@@ -1,41 +1,37 @@
-"""The `openvino` backend: the pooled decoder as an OpenVINO graph, for CPUs; only this module imports it.
+"""The `openvino` backend: the pooled decoder as an OpenVINO graph, for CPUs. Only this module imports openvino.
 
-``float32`` and ``bfloat16`` run one graph in two arithmetics; ``int8`` is another, with int8 weights and activations.
+``float32`` and ``bfloat16`` run the same graph. ``int8`` is a second graph, with int8 weights and activations.
 """
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from effir.encoding.batches import Rows
-from effir.encoding.encoder import Batch, TextEncoder, Tokens, Vectors
+from effir.encoding.encoder import Batch, Rows, TextEncoder, Tokens, Vectors
 from effir.encoding.text_reader import TextReader
 from effir.files import require
 
 GRAPH = "model.xml"
-ALONE = (16, 32)
-"""Tokens to which a lone text is padded, for each of them there is a graph of its own: where shapes are open, working
-them out at each operator takes up to half of a query's time. Longer texts run as any batch does."""
+SINGLE = (16, 32)
+"""Lengths to which a single text is padded. Each has a graph of fixed shape: inferring dynamic shapes at each operator
+takes up to half of a query's time. Longer texts run as batches do."""
 FEW = 8
-"""Texts that wait less one by one in those graphs than together; on two cores (benchmarks/results/serving.md)."""
-PEAK = 100.0
-"""A product whose inputs reach so many times their root mean square is not quantised: most of them would become 0."""
+"""Texts that take less one by one in those graphs than in one batch, on two cores (benchmarks/results/serving.md)."""
+OUTLIER = 100.0
+"""A matrix product whose largest input is this many times the root mean square is not quantised: most of its inputs
+would be rounded to 0."""
 
 
 def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
-    """Write the graph of a retriever folder as ``into/model.xml`` and ``model.bin``; in int8, calibrated on ``texts``.
-
-    Without texts it is float32.
-    """
+    """Write the graph of a retriever folder into ``into``: int8 if there are calibration ``texts``, else float32."""
     import openvino
 
-    from effir.encoding.outliers import outlier_ratios
-    from effir.encoding.pooled_decoder import PooledDecoder
+    from effir.encoding.pooled_decoder import PooledDecoder, outlier_ratios
     from effir.model.checkpoint import load_model
 
     reader = TextReader.open(retriever)
@@ -51,10 +47,10 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
 def open_graph(
     folder: Path, reader: TextReader, precision: str, budget: int, streams: int | None = None
 ) -> TextEncoder:
-    """Open what :func:`write_graph` wrote in ``folder``; ``precision`` as params.yaml names it.
+    """Open the graph that :func:`write_graph` wrote into ``folder``, for one thread; MissingError if there is none.
 
-    ``streams`` batches run at a time: left out, one a core, but in float32, which wins nothing by it, one on all cores
-    (benchmarks/results/streams.md, on two cores). One thread at a time may encode. EffirError where there is no graph.
+    ``streams`` batches run at a time. The default is one for each core, but a single one for float32, which gains
+    nothing from more (benchmarks/results/streams.md, on two cores).
     """
     require(folder / GRAPH)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -64,10 +60,10 @@ def open_graph(
 
 
 class _Graphs:
-    """A graph as it is compiled for each way of use, when the first such comes: a second, and its weights once more.
+    """One graph, compiled for each kind of use at its first use: this takes a second and a copy of the weights.
 
-    A lone text of up to ``ALONE`` tokens runs in a graph of its length, other batches one after the other on all cores,
-    or many of them ``streams`` at a time.
+    A single text runs in a graph of its length in ``SINGLE``. Batches run one after the other on all cores, or, if they
+    are many, ``streams`` at a time.
     """
 
     def __init__(self, compiled: Callable[..., Any], streams: int) -> None:
@@ -75,13 +71,13 @@ class _Graphs:
         self._requests: dict[int | None, Any] = {}
         self._queue: Any = None
 
-    def forward(self, batches: Sequence[Batch]) -> Sequence[Vectors]:
+    def forward(self, batches: Sequence[Batch]) -> Iterable[Vectors]:
         if self.streams > 1 and len(batches) >= 2 * self.streams:  # fewer would leave cores idle at the end
-            return self._together(batches)
-        return [self._one(tokens, lengths) for tokens, lengths in batches]
+            return self._concurrent(batches)
+        return (self._one(tokens, lengths) for tokens, lengths in batches)
 
     def _one(self, tokens: Tokens, lengths: Rows) -> Vectors:
-        padded = padded_alone(tokens)
+        padded = padded_single(tokens)
         length = None if padded is None else padded.shape[1]
         if length not in self._requests:
             self._requests[length] = self._compile(length).create_infer_request()
@@ -89,7 +85,7 @@ class _Graphs:
         vectors: Vectors = np.array(self._requests[length].infer(feed, share_inputs=True)[0])
         return vectors
 
-    def _together(self, batches: Sequence[Batch]) -> Sequence[Vectors]:
+    def _concurrent(self, batches: Sequence[Batch]) -> Iterator[Vectors]:
         import openvino
 
         found: dict[int, Vectors] = {}
@@ -101,30 +97,31 @@ class _Graphs:
             graph = self._compile(NUM_STREAMS=self.streams, PERFORMANCE_HINT="THROUGHPUT")
             self._queue = openvino.AsyncInferQueue(graph, self.streams)
         self._queue.set_callback(keep)
+        following = 0
         try:
             for number, (tokens, lengths) in enumerate(batches):
                 self._queue.start_async({"input_ids": tokens, "lengths": lengths}, number, share_inputs=True)
+                while following in found:
+                    yield found.pop(following)
+                    following += 1
         finally:
-            self._queue.wait_all()  # what runs reads the batches' own memory
-        return [found[number] for number in range(len(batches))]
+            self._queue.wait_all()  # the running requests read the memory of the batches
+        yield from (found[number] for number in range(following, len(batches)))
 
 
-def padded_alone(tokens: Tokens) -> Tokens | None:
-    """Pad a lone text (1, tokens) to the next length that has a graph of its own; None where there is no such length.
+def padded_single(tokens: Tokens) -> Tokens | None:
+    """Pad a single text (1, tokens) to the next length in ``SINGLE``; None for a longer text or several texts.
 
-    >>> padded_alone(np.ones((1, 17), np.int64)).shape, padded_alone(np.ones((2, 17), np.int64))
+    >>> padded_single(np.ones((1, 17), np.int64)).shape, padded_single(np.ones((2, 17), np.int64))
     ((1, 32), None)
     """
     count, length = tokens.shape
-    wanted = next((each for each in ALONE if each >= length), None) if count == 1 else None
+    wanted = next((each for each in SINGLE if each >= length), None) if count == 1 else None
     return None if wanted is None else np.pad(tokens, ((0, 0), (0, wanted - length)))
 
 
 def compiled_graph(folder: Path, precision: str, length: int | None = None, **settings: object) -> Any:
-    """Compile a graph for this processor and any batch, or for one text of ``length`` tokens at a time.
-
-    ``settings`` are OpenVINO's own and overrule effir's.
-    """
+    """Compile a graph for any batch, or for one text of ``length`` tokens; ``settings`` override OpenVINO's."""
     import openvino
 
     core = openvino.Core()
@@ -151,15 +148,15 @@ def _traced(model: Any) -> Any:
     return graph
 
 
-def _quantised(graph: Any, texts: Sequence[Sequence[int]], peaks: Mapping[str, float]) -> Any:
-    """Quantise weights by channel and activations by tensor, their ranges taken from texts (token ids) alone."""
+def _quantised(graph: Any, texts: Sequence[Sequence[int]], outliers: Mapping[str, float]) -> Any:
+    """Quantise weights by channel and activations by tensor, with ranges from ``texts`` (token ids)."""
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     products = [node.get_friendly_name() for node in graph.get_ops() if node.get_type_name() == "MatMul"]
-    spared = {name: [p for p in products if f".{name}/" in p] for name, peak in peaks.items() if peak > PEAK}
+    spared = {name: [p for p in products if f".{name}/" in p] for name, ratio in outliers.items() if ratio > OUTLIER}
     if unknown := [name for name, found in spared.items() if not found]:
-        raise ValueError(f"the graph has no product of the name {unknown[0]}, which must not be quantised")
+        raise ValueError(f"the graph has no matrix product named {unknown[0]}, which must not be quantised")
     return nncf.quantize(
         graph,
         nncf.Dataset([{"input_ids": np.array([ids]), "lengths": np.array([len(ids)])} for ids in texts]),

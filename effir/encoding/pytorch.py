@@ -1,29 +1,25 @@
-"""The `torch` backend: on CPUs packed matrices, on a GPU the model as it is."""
+"""The `torch` backend: prepacked matrices on CPUs, the unchanged model on a GPU."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from effir.cpu.precision import Precision, arithmetic
-from effir.cpu.prepacked_linear import pack
+from effir.cpu.precision import TrainingPrecision, arithmetic
+from effir.cpu.prepacked_linear import prepack
 from effir.encoding.encoder import Batch, TextEncoder, Vectors
 from effir.encoding.pooled_decoder import PooledDecoder
 from effir.encoding.text_reader import TextReader
 
 
-def torch_encoder(decoder: Any, reader: TextReader, precision: Precision, budget: int) -> TextEncoder:
-    """Encode by a decoder in memory, which is changed: its matrices are packed and its last layer is cut short.
-
-    It goes to the GPU where there is one.
-    """
+def torch_encoder(decoder: Any, reader: TextReader, precision: TrainingPrecision, budget: int) -> TextEncoder:
+    """Encode by a decoder, on the GPU if there is one; it is changed: prepacked, its last layer computes one token."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = arithmetic(precision)
     model = PooledDecoder(decoder.to(device), reader.pooling).eval()
-    for parameter in model.parameters():  # and no buffer: rounded frequencies would turn far positions the wrong way
+    for parameter in model.parameters():  # but not the buffers: rounded frequencies give wrong angles at far positions
         parameter.data = parameter.data.to(dtype)
-    pack(model, dtype)
+    prepack(model, dtype)
 
     def one(batch: Batch) -> Vectors:
         tokens, lengths = (torch.from_numpy(part).to(device) for part in batch)
@@ -31,7 +27,4 @@ def torch_encoder(decoder: Any, reader: TextReader, precision: Precision, budget
             vectors: Vectors = np.asarray(model(tokens, lengths).cpu())
         return vectors
 
-    def forward(batches: Sequence[Batch]) -> Sequence[Vectors]:
-        return [one(batch) for batch in batches]
-
-    return TextEncoder(reader, forward, budget)
+    return TextEncoder(reader, lambda batches: map(one, batches), budget)

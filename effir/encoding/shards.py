@@ -1,4 +1,4 @@
-"""A corpus as vectors on disk, in numbered shards: the unit of resuming an encoding that was killed."""
+"""A corpus as vectors on disk, in numbered shards: an encoding that was killed continues after its last shard."""
 
 import hashlib
 import json
@@ -8,16 +8,27 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
 
+from effir.encoding.encoder import Report, Vectors
 from effir.errors import EffirError
 from effir.files import read_json, write_json, write_jsonl, writing
+from effir.progress import progress
 
-Vectors = NDArray[np.float32]
-Encoder = Callable[[list[str]], Vectors]
 Entry = tuple[str, str, str]
 """A document's id, title and content."""
+Encoder = Callable[[list[str], Report], Vectors]
+"""Encodes texts as (texts, dimension) float32 and reports how many are done, as TextEncoder's methods do."""
+
+
+def reporting(encode: Callable[[list[str]], Vectors]) -> Encoder:
+    """Make an Encoder of a function that reports nothing: the bar moves once a shard."""
+
+    def encoder(texts: list[str], report: Report) -> Vectors:
+        vectors = encode(texts)
+        report(len(texts))
+        return vectors
+
+    return encoder
 
 
 @dataclass(frozen=True)
@@ -38,52 +49,49 @@ class Shard:
         return work / f"documents-{self.number:05d}.jsonl"
 
 
-def encode_shards(documents: Iterable[Entry], encode: Encoder, work: Path, shard_size: int) -> Iterator[Shard]:
-    """Yield the corpus shard by shard, as soon as its vectors lie in ``work``.
+def encode_shards(
+    documents: Iterable[Entry], encode: Encoder, work: Path, shard_size: int, total: int | None = None
+) -> Iterator[Shard]:
+    """Yield the corpus shard by shard, as soon as the vectors of a shard are in ``work``.
 
-    ``encode`` gets the contents of one shard and returns (texts, dimension) float32. Shards that an earlier, killed
-    run left in ``work`` are reused while their documents are the same. EffirError: vectors that are not finite, or of
-    another dimension than the earlier ones.
+    Shards that a killed run left in ``work`` are reused if their documents are the same. ``total``, the number of
+    documents, lets the bar show the time left. EffirError: vectors that are not finite, or of two dimensions.
     """
-    earlier = dict(enumerate(_finished(work)))
+    manifest = work / "manifest.json"  # of finished shards: their vectors were written before it
+    earlier = dict(enumerate(Shard(**row) for row in (read_json(manifest) if manifest.exists() else ())))
     done: list[Shard] = []
     stream = iter(documents)
-    with tqdm(desc="encode", unit=" documents", disable=None) as progress:
+    with progress(total, "encode", "documents") as bar:
         while batch := list(islice(stream, shard_size)):
             shard = earlier.get(len(done))
             if shard is None or shard.sha256 != _digest(batch):
                 if earlier:
                     earlier.clear()
-                    _write_manifest(work, done)  # disown what is about to be overwritten
-                shard = _encode_shard(len(done), batch, encode, work)
+                    _write_manifest(work, done)  # forget the shards that are overwritten from here on
+                shard = _encode_shard(len(done), batch, lambda texts: encode(texts, bar.update), work)
                 _write_manifest(work, [*done, shard])
+            else:
+                bar.initial += len(batch)  # they took no time: they must not shorten the time left
+                bar.update(len(batch))
             done.append(shard)
             if shard.dimension != done[0].dimension:
                 raise EffirError(f"{work} holds vectors of another model: delete it and run again")
-            progress.update(len(batch))
             yield shard
-
-
-def _finished(work: Path) -> list[Shard]:
-    """Return the shards that an earlier, killed build finished; their vectors were written before the manifest."""
-    manifest = work / "manifest.json"
-    return [Shard(**row) for row in read_json(manifest)] if manifest.exists() else []
 
 
 def _write_manifest(work: Path, shards: Sequence[Shard]) -> None:
     write_json(work / "manifest.json", [asdict(shard) for shard in shards])
 
 
-def _encode_shard(number: int, batch: Sequence[Entry], encode: Encoder, work: Path) -> Shard:
+def _encode_shard(number: int, batch: Sequence[Entry], encode: Callable[[list[str]], Vectors], work: Path) -> Shard:
     vectors = np.ascontiguousarray(encode([content for _, _, content in batch]), dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(batch):
-        raise ValueError(f"encode gave an array of shape {vectors.shape} for {len(batch)} texts")
+        raise ValueError(f"the encoder returned an array of shape {vectors.shape} for {len(batch)} texts")
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         worst = batch[int(np.argmin(finite))][0]
         raise EffirError(
-            f"the vector of document {worst!r} is not finite: use another model, or train it with a lower "
-            "finetune.learning_rate"
+            f"the vector of document {worst!r} is not finite: use another model, or train it with a lower learning rate"
         )
     shard = Shard(number, len(batch), vectors.shape[1], _digest(batch))
     with writing(shard.vectors(work)) as draft, draft.open("wb") as stream:

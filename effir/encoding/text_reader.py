@@ -1,4 +1,4 @@
-"""What a retriever says of texts: its tokenizer, prompts, cut and pooling, read without torch."""
+"""How a retriever reads texts: its tokenizer, prompts, length limit and pooling. Needs no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ from tokenizers import Tokenizer
 
 from effir.errors import EffirError
 from effir.files import read_json, require
-
-POOLING = {"lasttoken": "last", "mean": "mean"}
+from effir.model.prompt_config import POOLING
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class TextReader:
 
     @classmethod
     def open(cls, folder: Path) -> "TextReader":
-        """Read a retriever folder; EffirError where there is none, or one that pools in another way."""
+        """Read a retriever folder; EffirError if it is missing or its pooling is not supported."""
         require(folder / "modules.json")
         return cls._of(
             Tokenizer.from_file(str(require(folder / "tokenizer.json"))),
@@ -42,16 +41,22 @@ class TextReader:
     @classmethod
     def _of(cls, tokenizer: Tokenizer, prompts: Mapping[str, str], max_tokens: int, mode: str) -> "TextReader":
         if mode not in POOLING:
-            raise EffirError(f"a retriever that pools by {mode!r} is none of effir's: use lasttoken or mean")
+            raise EffirError(f"the retriever's pooling {mode!r} is not supported: use lasttoken or mean")
         tokenizer.enable_truncation(max_tokens)
         tokenizer.no_padding()
         return cls(tokenizer, prompts, max_tokens, POOLING[mode])
 
     def read(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
-        """Return each text's token ids with the prompt of that name before it, EOS included, cut at ``max_tokens``."""
+        """Return the token ids of each text after the prompt of that name, truncated to ``max_tokens``, with EOS."""
         before = self.prompts.get(prompt, "")
         return [found.ids for found in self.tokenizer.encode_batch([before + text for text in texts])]
 
+    def truncated(self, text: str, prompt: str) -> str:
+        """Return the start of a text that :meth:`read` keeps."""
+        before = self.prompts.get(prompt, "")
+        ends = [end for _, end in self.tokenizer.encode(before + text).offsets]
+        return text[: max(0, max(ends, default=0) - len(before))]
+
     def mean_tokens(self, documents: Sequence[str]) -> int:
-        """Average the number of tokens that are read of each document, EOS included, cut at ``max_tokens``."""
+        """Return the mean number of tokens of the documents, truncated to ``max_tokens``, with EOS."""
         return round(sum(map(len, self.read(documents, "document"))) / len(documents))

@@ -1,1 +1,1 @@
-"""The FAISS index of a corpus."""
+"""The search index."""

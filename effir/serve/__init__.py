@@ -1,1 +1,1 @@
-"""Documents to search, and the HTTP service that searches them."""
+"""A store of the user's own documents, and the HTTP service that searches it."""

@@ -1,4 +1,4 @@
-"""Requests that wait at the same time are worked on together, where a batch costs less than each of them alone."""
+"""Process waiting requests in one batch, if a batch costs less than the requests one by one."""
 
 import asyncio
 from collections import deque
@@ -11,16 +11,15 @@ Done = TypeVar("Done")
 
 
 class TooMuchWaitingError(Exception):
-    """More waits than can be worked off in a time that anyone would wait."""
+    """The queue of waiting requests is full."""
 
 
 class Batcher(Generic[Task, Done]):
-    """Hands what waits to ``work``, at most ``most`` of it at a time; one batch runs, the next one gathers.
+    """Hand waiting tasks to ``work`` in batches: while one batch runs in ``executor``, the next one collects.
 
-    How much a task is, ``size`` says; one that is more than ``most`` runs alone. While no more than ``few`` wait, they
-    are worked on one by one: the first need not wait for the last.
-    A lone task is begun at once, in ``executor``. ``work`` gets tasks and returns each one's result in their order;
-    what it raises, all of the batch raise. ``seen`` hears the size of each batch.
+    The sizes of a batch's tasks add up to at most ``most``; a larger task runs alone. Up to ``few`` waiting tasks run
+    one by one, so that the first does not wait for the last. ``work`` returns the results in the order of its tasks; if
+    it raises, every task of the batch raises. ``seen`` is called with the number of tasks of each batch.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Batcher(Generic[Task, Done]):
         self._running: asyncio.Task[None] | None = None
 
     async def do(self, task: Task) -> Done:
-        """Return the result of one task; TooMuchWaitingError at once where too many wait already."""
+        """Return the result of one task; TooMuchWaitingError at once if ``waiting`` tasks wait already."""
         if len(self._waiting) >= self._limit:
             raise TooMuchWaitingError
         done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
@@ -49,10 +48,10 @@ class Batcher(Generic[Task, Done]):
             self._running = asyncio.create_task(self._run())
         return await done
 
-    def _gathered(self) -> list[tuple[Task, asyncio.Future[Done]]]:
-        one_by_one = len(self._waiting) <= self._few
+    def _collected(self) -> list[tuple[Task, asyncio.Future[Done]]]:
+        one_at_a_time = len(self._waiting) <= self._few
         batch = [self._waiting.popleft()]
-        if one_by_one:
+        if one_at_a_time:
             return batch
         room = self._most - self._size(batch[0][0])
         while self._waiting and (room := room - self._size(self._waiting[0][0])) >= 0:
@@ -62,7 +61,7 @@ class Batcher(Generic[Task, Done]):
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            batch = self._gathered()
+            batch = self._collected()
             self._seen(len(batch))
             try:
                 results = await loop.run_in_executor(self._executor, self._work, [task for task, _ in batch])
@@ -72,5 +71,5 @@ class Batcher(Generic[Task, Done]):
                         done.set_exception(error)
                 continue
             for (_, done), result in zip(batch, results, strict=True):
-                if not done.done():  # its client went away
+                if not done.done():  # otherwise its client has gone
                     done.set_result(result)

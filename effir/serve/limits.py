@@ -1,37 +1,31 @@
-"""What is refused before it is read, and how every refusal is said: one sentence."""
-
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+"""Limit the size of requests, and answer every error of a client with one sentence."""
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from effir.errors import EffirError
 from effir.serve.batching import TooMuchWaitingError
 from effir.serve.schema import OPENAI, OWN
 
 LARGEST = 1_000_000  # bytes of a body
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def refusal(status: int, sentence: str, **headers: str) -> JSONResponse:
-    """Say one sentence, in the form in which OpenAI's clients look for it."""
+    """Answer with one sentence, in the format that OpenAI's clients read."""
     return JSONResponse({"error": {"message": sentence, "type": "invalid_request_error"}}, status, headers or None)
 
 
 class BodyLimit:
-    """Reads a body no further than ``LARGEST``, and refuses a larger one."""
+    """Refuse a body of more than ``LARGEST`` bytes, and read no more than that."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
@@ -51,24 +45,24 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
 
-def say_refusals(app: FastAPI) -> None:
-    """Let every error of a client be one sentence."""
+def answer_errors(app: FastAPI) -> None:
+    """Answer each kind of error with a sentence."""
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return refusal(400, "the body is not JSON: send an object, as /docs shows it")
+            return refusal(400, "the body is not JSON: send an object as /docs shows")
         where = ".".join(str(part) for part in first["loc"] if part not in ("body", OWN, OPENAI)) or "the body"
         problem = str(first["msg"]).removeprefix("Value error, ")
-        return refusal(422, f"{where}: {problem[0].lower()}{problem[1:]}; /docs shows what is allowed")
+        return refusal(422, f"{where}: {problem[0].lower()}{problem[1:]}; /docs lists what is allowed")
 
     @app.exception_handler(HTTPException)
     async def _refused(request: Request, error: HTTPException) -> JSONResponse:
         said = {
-            400: "the body is not JSON in UTF-8: send an object, as /docs shows it",
-            404: f"{request.url.path} is not here: /docs shows what is",
-            405: f"{request.url.path} does not answer {request.method}: /docs shows what it answers",
+            400: "the body is not JSON in UTF-8: send an object as /docs shows",
+            404: f"there is no {request.url.path}: /docs lists the paths",
+            405: f"{request.url.path} does not support {request.method}: /docs lists the methods",
         }
         return refusal(error.status_code, said.get(error.status_code, str(error.detail)))
 
@@ -78,4 +72,4 @@ def say_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(TooMuchWaitingError)
     async def _busy(request: Request, error: TooMuchWaitingError) -> JSONResponse:
-        return refusal(503, "too many requests wait already: try again in a second", **{"Retry-After": "1"})
+        return refusal(503, "too many requests are waiting: try again in a second", **{"Retry-After": "1"})

@@ -1,40 +1,72 @@
-"""A retriever by whatever name its user has for it, opened to encode."""
+"""Open the model of a document index: a retriever folder, or a registered version of one."""
 
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 from effir.encoding.backends import Backend, Precision, open_encoder
 from effir.encoding.encoder import TextEncoder
 from effir.errors import EffirError
-from effir.files import state_dir
-from effir.serve.documents import Model, checked_retriever, fingerprint
+from effir.files import sha256_of, state_dir
 
-REGISTERED = "models:/"
 BATCH_TOKENS = 1024
+# The files of a retriever that decide its vectors, beside the weights.
+READ = "config.json modules.json tokenizer.json tokenizer_config.json config_sentence_transformers.json".split()
+READ += ["1_Pooling/config.json"]
 
 
-def retriever_folder(model: str) -> Path:
-    """Find a retriever's folder: a registered version's, ``models:/<name>@<alias>``, or a path; EffirError for none."""
-    if model.startswith(REGISTERED):
-        from effir.tracking.download import download_model
+@dataclass(frozen=True)
+class ServedModel:
+    """The model of an index: the name that the user gave, its folder and fingerprint, and how it is run."""
 
-        return download_model(model, state_dir("models"))
-    folder = Path(model).expanduser()
-    if not (folder / "modules.json").is_file():
+    name: str
+    folder: str
+    fingerprint: str
+    backend: Backend = "torch"
+    precision: Precision = "auto"
+
+    @property
+    def key(self) -> str:
+        """Identify what must be equal for vectors to be comparable."""
+        return sha256(f"{self.fingerprint} {self.backend} {self.precision}".encode()).hexdigest()[:16]
+
+
+def fingerprint(retriever: Path) -> str:
+    """Hash what decides a model's vectors: configuration, weights, tokenizer, prompts and pooling."""
+    parts = [*READ, *sorted(path.name for path in retriever.glob("*.safetensors"))]
+    found = ":".join(sha256_of(retriever / name) for name in parts if (retriever / name).is_file())
+    return sha256(found.encode()).hexdigest()
+
+
+def model_of(
+    name: str, backend: Literal["auto", "torch", "openvino"] = "auto", precision: Precision = "auto"
+) -> ServedModel:
+    """Describe a model for an index: a folder, or a registered version ``models:/<name>@<alias>``, downloaded.
+
+    By default OpenVINO runs it if its folder has a graph, else torch.
+    """
+    folder = Path(name).expanduser()
+    if name.startswith("models:/"):
+        from effir.tracking.versions import download_model
+
+        folder = download_model(name, state_dir("models"))
+    elif not (folder / "modules.json").is_file():
         raise EffirError(f"{folder} holds no retriever: name a sentence-transformers folder, or models:/<name>@<alias>")
-    return folder
-
-
-def model_of(name: str, backend: Literal["auto", "torch", "openvino"] = "auto", precision: Precision = "auto") -> Model:
-    """Describe a model as an index keeps it, and what runs it: OpenVINO where its graph is there, else torch."""
-    folder = retriever_folder(name).resolve()
     chosen: Backend = "openvino" if backend == "openvino" else "torch"
     graphs = [graph for graph in ("int8", "float32") if (folder / "openvino" / graph).is_dir()]
     if backend == "auto" and precision == "auto" and graphs:
         chosen, precision = "openvino", "int8" if graphs[0] == "int8" else "auto"
-    return Model(name, str(folder), fingerprint(folder), chosen, precision)
+    return ServedModel(name, str(folder.resolve()), fingerprint(folder), chosen, precision)
 
 
-def open_model(model: Model) -> TextEncoder:
-    """Open the encoder that an index was made by; EffirError where it is gone, or another by now."""
-    return open_encoder(checked_retriever(model), model.backend, model.precision, BATCH_TOKENS)
+def open_model(model: ServedModel) -> TextEncoder:
+    """Open the encoder of an index; EffirError if its model is missing or has changed since the index was built."""
+    folder = Path(model.folder)
+    if not (folder / "modules.json").is_file():
+        raise EffirError(
+            f"the model of the index, {model.name}, is missing from {folder}: put it back or build the index again"
+        )
+    if fingerprint(folder) != model.fingerprint:
+        raise EffirError(f"the model in {folder} has changed since the index was built: build the index again")
+    return open_encoder(folder, model.backend, model.precision, BATCH_TOKENS)

@@ -1,4 +1,4 @@
-"""Run the service until it is told to stop; it finishes what it began."""
+"""Run the service until a signal stops it; it finishes the requests that it has begun."""
 
 import signal
 import socket
@@ -7,30 +7,28 @@ from typing import Any
 
 from effir.errors import EffirError
 
-KEEP_SECONDS = 75
-"""How long a client that says nothing keeps its connection."""
-FINISH_SECONDS = 30
-"""How long what was begun may take after the signal to stop."""
+KEEP_SECONDS = 75  # how long an idle client keeps its connection
+FINISH_SECONDS = 30  # how long running requests may take after the signal to stop
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take an address, any free port where it is 0; EffirError where it is taken, or none of this machine's."""
+    """Bind an address, with port 0 any free port; EffirError if it is in use or not an address of this machine."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # TCP by name: over no other socket asyncio sends each packet at once, and the second waits 40 ms.
+        # TCP by name: only then asyncio sets TCP_NODELAY. Without it the second packet of an answer waits 40 ms.
         place = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind((host, port))
-        place.listen(1024)  # who comes before the service is up waits for it
+        place.listen(1024)  # clients that connect before the service is up wait for it
     except OSError as error:
         raise EffirError(
-            f"{host}:{port} cannot be served at ({error.strerror}): name another --host or --port"
+            f"the service cannot listen at {host}:{port} ({error.strerror}): choose another --host or --port"
         ) from None
     return place
 
 
 def serve(app: Any, place: socket.socket, ready: Callable[[str], None]) -> None:
-    """Serve an application at ``place``; ``ready`` hears the address. SIGTERM or Ctrl-C ends it in order."""
+    """Serve an application at ``place`` and call ``ready`` with the address. SIGTERM or Ctrl-C stops it cleanly."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -38,6 +36,6 @@ def serve(app: Any, place: socket.socket, ready: Callable[[str], None]) -> None:
     )
     host, port = place.getsockname()[:2]
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    for stop in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what stopped it once more when it has finished
+    for stop in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again when it has finished
         signal.signal(stop, lambda number, frame: None)
     uvicorn.Server(config).run(sockets=[place])

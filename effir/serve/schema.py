@@ -1,4 +1,4 @@
-"""What a client may send and what it gets."""
+"""The requests and answers of the service."""
 
 from typing import Annotated, Literal
 
@@ -6,44 +6,46 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstrai
 
 LONGEST, MOST_TEXTS, MOST_HITS = 20_000, 64, 100
 
-
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST)]
+Hits = Annotated[int, Field(ge=1, le=MOST_HITS)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
 class Body(BaseModel):
-    """A request: unknown fields are refused, and nothing is converted."""
+    """A request: unknown fields are refused, and values are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class SearchRequest(Body):
-    """A question to the index."""
+    """A search of the index."""
 
-    query: Text = Field(description="what is looked for, in plain words", examples=["smooth a noisy signal"])
-    k: Annotated[int, Field(ge=1, le=MOST_HITS)] = Field(10, description="how many documents are wanted")
+    query: Text = Field(description="what to search for, in plain words", examples=["smooth a noisy signal"])
+    k: Hits = Field(10, description="how many documents to return")
+    snippets: bool = Field(False, description="also return the passage of each document that matches best; slower")
 
 
 class Hit(BaseModel):
-    """A document that was found; ``score`` is its cosine with the query."""
+    """A document; ``score`` is its cosine with the query, ``passage`` the part of the text that matches best."""
 
     id: str
     title: str
     text: str
     score: float
+    passage: str | None = None
 
 
 class SearchAnswer(BaseModel):
-    """What was found, best first."""
+    """The nearest documents, best first."""
 
     hits: list[Hit]
 
 
 class EmbedRequest(Body):
-    """Texts to turn into vectors."""
+    """Texts to encode."""
 
     texts: Texts
-    kind: Literal["document", "query"] = Field("document", description="which of the model's prompts goes before them")
+    kind: Literal["document", "query"] = Field("document", description="which prompt of the model precedes them")
 
 
 class EmbedAnswer(BaseModel):
@@ -55,18 +57,17 @@ class EmbedAnswer(BaseModel):
 
 
 class OpenAIRequest(Body):
-    """Texts in the format of OpenAI's embeddings; ``input_type`` is an addition, as others have it."""
+    """Texts in the format of OpenAI's embeddings; ``input_type`` is an extension that other services have too."""
 
     input: Text | Texts
-    model: str = Field("", description="any name: this service has one model")
+    model: str = Field("", description="ignored: this service has one model")
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, description="only the model's own dimension")
+    dimensions: int | None = Field(None, description="must be the dimension of the model")
     user: str | None = None
     input_type: Literal["document", "query"] = "document"
 
 
-OWN, OPENAI = "own", "openai"
-"""Names of the two forms of a request for vectors, told apart by whether it has an ``input``."""
+OWN, OPENAI = "own", "openai"  # the two forms of a request for vectors: OpenAI's has an ``input``
 
 
 def _form(body: object) -> str:
@@ -80,7 +81,7 @@ EitherRequest = Annotated[
 
 
 class OpenAIEmbedding(BaseModel):
-    """One text's unit vector, numbers or base64 of float32."""
+    """The unit vector of one text: numbers, or base64 of float32."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -88,7 +89,7 @@ class OpenAIEmbedding(BaseModel):
 
 
 class OpenAIUsage(BaseModel):
-    """Tokens read, the appended EOS and what was cut off not counted apart."""
+    """Tokens read, with EOS, after truncation."""
 
     prompt_tokens: int
     total_tokens: int
@@ -104,7 +105,7 @@ class OpenAIAnswer(BaseModel):
 
 
 class Health(BaseModel):
-    """What this service serves."""
+    """The state of the service."""
 
     status: Literal["ok"] = "ok"
     model: str

@@ -1,4 +1,4 @@
-"""Tiny retrievers as folders, and what sentence-transformers makes of texts with them."""
+"""Tiny retrievers as folders."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ TEXTS = ["abc", "abcdefghijklmnopqrstuvwxyz", "", " naïve 中文 ", "ab cd"]
 
 @pytest.fixture
 def retriever(tiny_checkpoint: Callable[[bool], Path], tmp_path: Path) -> Callable[..., Path]:
-    """Save a retriever of the tiny model, cut where ``drop`` says so: ``("mlp", [1])``."""
+    """Save a retriever of the tiny model, without the sublayers in ``drop``: ``("mlp", [1])``."""
 
     def make(pooling: str = "last", drop: Any = (), **settings: Any) -> Path:
         checkpoint = tiny_checkpoint(True)
@@ -23,8 +23,8 @@ def retriever(tiny_checkpoint: Callable[[bool], Path], tmp_path: Path) -> Callab
             shape = shape_of(checkpoint)
             for sublayer, layers in drop:
                 shape = shape.without(sublayer, layers)
-            checkpoint, whole = tmp_path / "cut", checkpoint
-            cut_checkpoint(whole, checkpoint, shape)
+            checkpoint, uncompressed = tmp_path / "cut", checkpoint
+            cut_checkpoint(uncompressed, checkpoint, shape)
         defaults = {"query_prompt": "q: ", "document_prompt": "d: ", "max_tokens": 16}
         model = build_retriever(checkpoint, pooling=pooling, **{**defaults, **settings})  # type: ignore[arg-type]
         save_retriever(model, tmp_path / "retriever")

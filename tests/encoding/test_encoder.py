@@ -1,4 +1,4 @@
-"""Every backend gives the vectors of sentence-transformers, whatever the batches."""
+"""Every backend gives the vectors of sentence-transformers, for any batches."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from effir.encoding.backends import open_encoder
 from effir.encoding.encoder import CHUNK, TextEncoder
 from effir.encoding.pytorch import torch_encoder
 from effir.encoding.text_reader import TextReader
-from effir.errors import EffirError
+from effir.errors import EffirError, MissingError
 from effir.model.checkpoint import load_model
 from effir.model.retriever import encode_documents, encode_queries, open_retriever
 from tests.encoding.conftest import TEXTS
@@ -21,7 +21,7 @@ from tests.encoding.conftest import TEXTS
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CUTS = {
-    "whole": (),
+    "uncompressed": (),
     "the last MLP dropped": (("mlp", [2]),),
     "the last attention dropped": (("attention", [2]),),
     "the last block dropped": (("block", [2]),),
@@ -42,8 +42,8 @@ def test_texts_are_read_as_sentence_transformers_reads_them(retriever: Callable[
     assert (in_memory.pooling, in_memory.max_tokens) == (reader.pooling, reader.max_tokens) == ("last", 16)
 
 
-def test_mean_tokens_counts_eos_and_the_cut(retriever: Callable[..., Path]) -> None:
-    # BOS, "d: ", 3 bytes and EOS are 8; the longer text is cut at 16: their mean is 12.
+def test_mean_tokens_counts_eos_and_truncation(retriever: Callable[..., Path]) -> None:
+    # BOS, "d: ", 3 bytes and EOS are 8; the longer text is truncated to 16: their mean is 12.
     assert TextReader.open(retriever()).mean_tokens(["abc", TEXTS[1]]) == 12
 
 
@@ -69,7 +69,7 @@ def test_bfloat16_gives_unit_vectors_close_to_those_of_float32(retriever: Callab
     assert not np.array_equal(exact, rounded)
 
 
-def test_bfloat16_leaves_the_frequencies_of_positions_as_they_are(retriever: Callable[..., Path]) -> None:
+def test_bfloat16_does_not_round_the_frequencies_of_positions(retriever: Callable[..., Path]) -> None:
     decoders = [load_model(retriever())[0] for _ in range(2)]
     before = decoders[0].rotary_emb.inv_freq.clone()
     torch_encoder(decoders[0], TextReader.open(retriever()), "bfloat16", 64)
@@ -93,7 +93,7 @@ def test_more_texts_than_a_chunk_keep_their_order(retriever: Callable[..., Path]
 
 
 def watched(retriever: Path, budget: int) -> tuple[TextEncoder, list[tuple[int, int]]]:
-    """Return an encoder that only notes the shapes of its batches."""
+    """Return an encoder that only records the shapes of its batches."""
     seen = list[tuple[int, int]]()
 
     def forward(batches: Any) -> Any:
@@ -111,16 +111,16 @@ def test_a_batch_never_exceeds_its_budget(retriever: Callable[..., Path]) -> Non
     assert sum(sizes) < 1.2 * sum(map(len, encoder.reader.read(TEXTS * 5, "document")))
 
 
-def test_a_small_batch_has_one_of_few_shapes_and_those_can_be_met_before(retriever: Callable[..., Path]) -> None:
+def test_a_small_batch_has_one_of_few_shapes_and_warm_prepares_them(retriever: Callable[..., Path]) -> None:
     encoder, seen = watched(retriever(), 1000)
     for count in (1, 2, 3):
         for text in TEXTS:
             encoder.queries([text] * count)
-    met = set(seen)
-    assert {width for _, width in met} <= {8, 16}
+    used = set(seen)
+    assert {width for _, width in used} <= {8, 16}
     seen.clear()
     encoder.warm(3, 16)
-    assert met <= set(seen)
+    assert used <= set(seen)
     assert len(seen) == 6
     seen.clear()
     encoder.warm(3, 16, seconds=-1)
@@ -130,22 +130,44 @@ def test_a_small_batch_has_one_of_few_shapes_and_those_can_be_met_before(retriev
     assert seen == [(1, 8), (1, 16), (5, 8), (5, 16)]
 
 
-def test_another_pooling_is_refused(retriever: Callable[..., Path]) -> None:
+def test_an_unsupported_pooling_is_refused(retriever: Callable[..., Path]) -> None:
     folder = retriever()
     (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": "cls"}))
-    with pytest.raises(EffirError, match="pools by 'cls' is none of effir's: use lasttoken or mean"):
+    with pytest.raises(EffirError, match="pooling 'cls' is not supported: use lasttoken or mean"):
         TextReader.open(folder)
 
 
-def test_torch_has_no_int8(retriever: Callable[..., Path]) -> None:
-    with pytest.raises(EffirError, match="torch backend has no int8"):
+def test_torch_does_not_support_int8(retriever: Callable[..., Path]) -> None:
+    with pytest.raises(EffirError, match="torch backend does not support int8: use the openvino backend"):
         open_encoder(retriever(), "torch", "int8", 64)
 
 
-def test_a_missing_retriever_and_a_missing_graph_name_the_stage_that_makes_them(
-    retriever: Callable[..., Path], tmp_path: Path
-) -> None:
-    with pytest.raises(EffirError, match=r"modules\.json is missing: run `dvc repro export`"):
+def test_a_missing_retriever_and_a_missing_graph_are_named(retriever: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"nowhere/modules\.json is missing"):
         open_encoder(tmp_path / "nowhere", "torch", "float32", 64)
-    with pytest.raises(EffirError, match=r"model\.xml is missing: run `dvc repro export`"):
+    with pytest.raises(MissingError, match=r"int8/model\.xml is missing"):
         open_encoder(retriever(), "openvino", "int8", 64)
+
+
+def test_the_progress_moves_with_every_batch_and_counts_every_text(retriever: Callable[..., Path]) -> None:
+    encoder, seen = watched(retriever(), 40)
+    reported: list[int] = []
+    encoder.documents(TEXTS * 5, report=reported.append)
+    assert reported == [count for count, _ in seen]
+    assert sum(reported) == len(TEXTS) * 5
+    assert len(reported) > 5
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_truncated_text_gives_the_same_tokens(retriever: Callable[..., Path], text: str) -> None:
+    reader = TextReader.open(retriever())
+    kept = reader.truncated(text, "document")
+    assert text.startswith(kept)
+    assert reader.read([kept], "document") == reader.read([text], "document")
+    assert (kept == text) == (len(text.encode()) <= 11)  # of 16 tokens, BOS, EOS and "d: " take five
+
+
+def test_opening_a_model_draws_no_bar(retriever: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    load_model(retriever())
+    open_retriever(retriever())
+    assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""An exported retriever: the same vectors, the same folder for every other reader, and none that lost its quality."""
+"""An exported retriever: the same vectors, a folder that others open as before, and a limit to the loss of quality."""
 
 import subprocess
 import sys
@@ -13,8 +13,7 @@ import torch
 from effir.data.beir import Collection
 from effir.encoding import openvino
 from effir.encoding.backends import open_encoder
-from effir.encoding.outliers import outlier_ratios
-from effir.encoding.pooled_decoder import PooledDecoder
+from effir.encoding.pooled_decoder import PooledDecoder, outlier_ratios
 from effir.encoding.text_reader import TextReader
 from effir.errors import EffirError
 from effir.export import openvino_graph as export
@@ -22,9 +21,10 @@ from effir.export.openvino_graph import QualityLostError, export_graph, ndcg
 from effir.model.checkpoint import load_model
 from effir.model.retriever import encode_documents, open_retriever
 from tests.encoding.conftest import TEXTS
+from tests.encoding.conftest import retriever as retriever  # the fixture
 
 pytest.importorskip("openvino")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_the_float32_graph_gives_the_same_vectors_of_any_batch(
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_lone_text_gets_the_vector_that_it_has_in_a_batch_whatever_its_length(
+def test_a_single_text_of_any_length_gets_its_vector_of_a_batch(
     retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = retriever(document_prompt="", max_tokens=40)
@@ -96,7 +96,7 @@ def test_many_batches_of_int8_run_one_a_core_and_keep_their_order(
     encoder = open_encoder(folder, "openvino", "int8", 64)
     place = folder / "openvino/int8"
     one_stream = openvino.open_graph(place, encoder.reader, "int8", 64, streams=1).documents(texts)
-    monkeypatch.setattr(openvino, "padded_alone", lambda tokens: pytest.fail("the batches did not run together"))
+    monkeypatch.setattr(openvino, "padded_single", lambda tokens: pytest.fail("the batches did not run together"))
     for _ in range(2):  # the queue serves again
         np.testing.assert_allclose(encoder.documents(texts), one_stream, atol=1e-5)
 
@@ -109,7 +109,7 @@ def test_outliers_are_found_under_the_names_that_the_graph_has(retriever: Callab
     # Three layers of seven products; of the last, those that only the pooled token passes are wrapped.
     assert len(found) == 21
     assert "decoder.layers.2.mlp.inner.down_proj" in found
-    assert all(1 <= peak < 100 for peak in found.values())
+    assert all(1 <= ratio < 100 for ratio in found.values())
     with torch.no_grad():
         model.decoder.layers[0].mlp.up_proj.weight[5] *= 1e4  # one channel of 32 above all others: the root of 32
     name = "decoder.layers.0.mlp.down_proj"
@@ -126,7 +126,7 @@ def test_products_with_outliers_keep_their_weights(
         return (folder / "openvino/int8/model.xml").read_text().count('element_type="i8"')
 
     usual = int8_weights()
-    monkeypatch.setattr(openvino, "PEAK", 0.0)  # now all 21 products have outliers, the wrapped ones too
+    monkeypatch.setattr(openvino, "OUTLIER", 0.0)  # now all 21 products have outliers, the wrapped ones too
     assert int8_weights() == usual - 21
 
 
@@ -154,7 +154,7 @@ def test_the_folder_still_opens_as_before(retriever: Callable[..., Path], dev: C
     np.testing.assert_array_equal(encode_documents(open_retriever(folder), TEXTS, 2), before)
 
 
-def test_what_loses_too_much_is_not_written(
+def test_an_export_that_loses_too_much_quality_is_not_written(
     retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = retriever()

@@ -1,4 +1,4 @@
-"""A served index: a real process, a real retriever, made small."""
+"""A served index: a real process and a small retriever."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,10 +19,10 @@ DOCUMENTS = [Document(f"d{i}", f"w{i}", f"w{i} w{i + 1} w{i + 2}") for i in rang
 
 
 def tiny_retriever(folder: Path, query_prompt: str, document_prompt: str = "") -> Path:
-    """Write a cut random model as a retriever, as finetune leaves one."""
-    tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(folder / "whole")
-    tiny_tokenizer().save_pretrained(folder / "whole")
-    cut_checkpoint(folder / "whole", folder / "cut", shape_of(folder / "whole").without("mlp", [1]))
+    """Write a cut random model as a retriever folder."""
+    tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(folder / "uncompressed")
+    tiny_tokenizer().save_pretrained(folder / "uncompressed")
+    cut_checkpoint(folder / "uncompressed", folder / "cut", shape_of(folder / "uncompressed").without("mlp", [1]))
     prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
     save_retriever(
         build_retriever(folder / "cut", pooling="last", max_tokens=16, **prompts),  # type: ignore[arg-type]

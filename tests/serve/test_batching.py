@@ -1,4 +1,4 @@
-"""What waits together is worked on together, and nobody gets another's answer."""
+"""Requests that wait together run in one batch, and each gets its own answer."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def test_what_gathers_while_a_batch_runs_runs_together(executor: ThreadPoolExecutor) -> None:
+def test_tasks_that_arrive_while_a_batch_runs_form_the_next(executor: ThreadPoolExecutor) -> None:
     gate, batches = threading.Event(), list[list[int]]()
 
     def work(tasks: Sequence[int]) -> list[int]:
@@ -37,7 +37,7 @@ def test_what_gathers_while_a_batch_runs_runs_together(executor: ThreadPoolExecu
     assert [len(batch) for batch in batches] == [4, 4, 2]
 
 
-def test_a_batch_holds_so_much_or_one_task_that_is_more(executor: ThreadPoolExecutor) -> None:
+def test_a_batch_stays_within_its_size_and_a_larger_task_runs_alone(executor: ThreadPoolExecutor) -> None:
     batches = list[list[int]]()
 
     def work(tasks: Sequence[int]) -> list[int]:
@@ -52,7 +52,7 @@ def test_a_batch_holds_so_much_or_one_task_that_is_more(executor: ThreadPoolExec
     assert batches == [[2, 3], [1], [9], [4, 1]]
 
 
-def test_a_few_that_wait_are_worked_on_one_by_one(executor: ThreadPoolExecutor) -> None:
+def test_a_few_waiting_tasks_run_one_by_one(executor: ThreadPoolExecutor) -> None:
     batches = list[list[int]]()
 
     def work(tasks: Sequence[int]) -> list[int]:
@@ -67,7 +67,7 @@ def test_a_few_that_wait_are_worked_on_one_by_one(executor: ThreadPoolExecutor) 
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8], [9]]
 
 
-def test_what_work_raises_its_batch_raises_and_the_next_goes_on(executor: ThreadPoolExecutor) -> None:
+def test_an_error_fails_its_batch_and_not_the_next(executor: ThreadPoolExecutor) -> None:
     def work(tasks: Sequence[int]) -> list[int]:
         if 1 in tasks:
             raise ValueError("one")
@@ -82,7 +82,7 @@ def test_what_work_raises_its_batch_raises_and_the_next_goes_on(executor: Thread
     assert isinstance(second, ValueError)
 
 
-def test_too_many_that_wait_are_refused_at_once(executor: ThreadPoolExecutor) -> None:
+def test_a_full_queue_refuses_at_once(executor: ThreadPoolExecutor) -> None:
     gate = threading.Event()
 
     def work(tasks: Sequence[int]) -> list[int]:
@@ -103,7 +103,7 @@ def test_too_many_that_wait_are_refused_at_once(executor: ThreadPoolExecutor) ->
     assert asyncio.run(scenario()) == [0, 1, 2]
 
 
-def test_a_client_that_went_away_stops_nobody_else(executor: ThreadPoolExecutor) -> None:
+def test_a_client_that_left_does_not_affect_others(executor: ThreadPoolExecutor) -> None:
     gate = threading.Event()
 
     def work(tasks: Sequence[int]) -> list[int]:

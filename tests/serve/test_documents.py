@@ -1,4 +1,4 @@
-"""An index of one's own documents: built from what a user has, added to, deleted from, killed and gone on with."""
+"""A document store: built from a user's documents, added to, deleted from, killed and continued."""
 
 import hashlib
 import json
@@ -14,26 +14,28 @@ from numpy.typing import NDArray
 
 from effir.cli import main
 from effir.data.beir import Document
+from effir.encoding.shards import Encoder, reporting
 from effir.errors import EffirError
 from effir.index.faiss_index import SearchIndex
 from effir.model.retriever import open_retriever
-from effir.serve import documents as growing
+from effir.serve import segments
 from effir.serve.documents import (
     LOCK,
     MOST_SEGMENTS,
     DocumentStore,
-    Encode,
-    Model,
     add_documents,
     create_index,
     delete_documents,
     read_manifest,
 )
+from effir.serve.open_model import ServedModel
 from tests.serve.conftest import tiny_retriever
 
+pytestmark = pytest.mark.slow
 
-def encode(texts: list[str]) -> NDArray[np.float32]:
-    """Unit vectors that stand for a text's words, so that equal words are near."""
+
+def vectors_of(texts: list[str]) -> NDArray[np.float32]:
+    """Unit vectors of a text's words, so that texts with equal words are near."""
     vectors = np.zeros((len(texts), 4096), dtype=np.float32)
     for row, text in enumerate(texts):
         for word in text.lower().split():
@@ -41,20 +43,23 @@ def encode(texts: list[str]) -> NDArray[np.float32]:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def killed_at(call: int, calls: list[int], encode: Encode) -> Encode:
-    """Encode, noting how many texts, and die at the given call."""
+encode = reporting(vectors_of)
+
+
+def killed_at(call: int, calls: list[int], sign: float = 1) -> Encoder:
+    """Encode, record the number of texts, and die at the given call."""
 
     def dying(texts: list[str]) -> NDArray[np.float32]:
         calls.append(len(texts))
         if len(calls) == call:
             raise KeyboardInterrupt
-        return encode(texts)
+        return sign * vectors_of(texts)
 
-    return dying
+    return reporting(dying)
 
 
 DOCUMENTS = [Document(f"d{i}", "", f"word{i} common") for i in range(30)]
-MODEL = Model("a model", "nowhere", "its fingerprint")
+MODEL = ServedModel("a model", "nowhere", "its fingerprint")
 
 
 @pytest.fixture
@@ -64,16 +69,16 @@ def made(tmp_path: Path) -> Path:
 
 
 def found(folder: Path, query: str, k: int = 3) -> list[str]:
-    return [hit.id for hit in DocumentStore(folder).search(encode([query]), k)[0]]
+    return [hit.id for hit in DocumentStore(folder).search(vectors_of([query]), k)[0]]
 
 
 def test_a_document_is_found_with_its_text(made: Path) -> None:
-    (hit,) = DocumentStore(made).search(encode(["word7 common"]), 1)[0]
+    (hit,) = DocumentStore(made).search(vectors_of(["word7 common"]), 1)[0]
     assert (hit.id, hit.text, round(hit.score, 5)) == ("d7", "word7 common", 1.0)
     assert DocumentStore(made).count == 30
 
 
-def test_what_is_added_is_found_beside_the_rest_and_takes_the_place_of_its_id(made: Path) -> None:
+def test_an_added_document_is_found_and_replaces_the_one_with_its_id(made: Path) -> None:
     added = [Document("d7", "", "another thing"), Document("new", "", "word7 common")]
     assert add_documents(made, added, encode) == (2, 1)
     index = DocumentStore(made)
@@ -87,9 +92,9 @@ def test_what_is_added_is_found_beside_the_rest_and_takes_the_place_of_its_id(ma
 def test_a_merged_ranking_is_that_of_one_index(made: Path, tmp_path: Path) -> None:
     more = [Document(f"e{i}", "", f"word{i} rare{i} common") for i in range(20)]
     add_documents(made, more, encode)
-    create_index(tmp_path / "whole", [*DOCUMENTS, *more], encode, MODEL, "Flat")
+    create_index(tmp_path / "one", [*DOCUMENTS, *more], encode, MODEL, "Flat")
     for query in ("word3 common", "rare5", "common"):
-        pair = (DocumentStore(folder).search(encode([query]), 10)[0] for folder in (made, tmp_path / "whole"))
+        pair = (DocumentStore(folder).search(vectors_of([query]), 10)[0] for folder in (made, tmp_path / "one"))
         one, other = ([(round(hit.score, 5), hit.id) for hit in hits] for hits in pair)
         assert [score for score, _ in one] == [score for score, _ in other]
         last = one[-1][0]  # of documents that tie there, either may be kept
@@ -104,7 +109,7 @@ def test_what_is_deleted_is_never_found_and_leaves_no_gap(made: Path) -> None:
     assert found(made, "word7 common")[0] == "d7"
 
 
-def test_deleting_one_that_is_not_there_deletes_none(made: Path) -> None:
+def test_deleting_a_missing_document_deletes_nothing(made: Path) -> None:
     with pytest.raises(EffirError, match=r"has no document 'nope': nothing was deleted"):
         delete_documents(made, ["d1", "nope"])
     assert DocumentStore(made).count == 30
@@ -113,12 +118,12 @@ def test_deleting_one_that_is_not_there_deletes_none(made: Path) -> None:
         delete_documents(made, ["d1"])
 
 
-def test_a_build_that_was_killed_goes_on_and_shows_nothing_before(
+def test_a_killed_build_continues_and_is_no_index_before_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("effir.serve.documents.SHARD", 10)
+    monkeypatch.setattr("effir.serve.segments.SHARD", 10)
     calls = list[int]()
-    dying = killed_at(3, calls, encode)
+    dying = killed_at(3, calls)
 
     for _ in "ab":
         try:
@@ -130,16 +135,14 @@ def test_a_build_that_was_killed_goes_on_and_shows_nothing_before(
     assert DocumentStore(tmp_path / "index").count == 30
 
 
-def test_a_build_that_goes_on_with_another_model_takes_nothing_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("effir.serve.documents.SHARD", 10)
-    dying = killed_at(3, [], lambda texts: -encode(texts))
+def test_a_build_continued_with_another_model_reuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effir.serve.segments.SHARD", 10)
+    dying = killed_at(3, [], sign=-1)
 
     with pytest.raises(KeyboardInterrupt):
         create_index(tmp_path / "index", DOCUMENTS, dying, MODEL, "Flat")
     create_index(tmp_path / "index", DOCUMENTS, encode, replace(MODEL, fingerprint="another"), "Flat")
-    hits = DocumentStore(tmp_path / "index").search(encode(["common"]), 30)[0]
+    hits = DocumentStore(tmp_path / "index").search(vectors_of(["common"]), 30)[0]
     assert all(hit.score > 0 for hit in hits)
 
 
@@ -153,7 +156,7 @@ def test_many_additions_are_merged_and_nothing_is_lost(tmp_path: Path, factory: 
     index = DocumentStore(folder)
     assert len(index.manifest.segments) <= MOST_SEGMENTS
     assert len(list((folder / "segments").iterdir())) == 2 * len(index.manifest.segments)
-    everything = {hit.id: hit.text for hit in index.search(encode(["common newer1 extra1"]), 100)[0]}
+    everything = {hit.id: hit.text for hit in index.search(vectors_of(["common newer1 extra1"]), 100)[0]}
     wanted = {f"d{i}": f"newer{i}" for i in range(24)} | {f"d{i}": f"word{i} common" for i in range(24, 29)}
     assert everything == wanted | {f"e{i}": f"extra{i}" for i in range(1, 24)}
     assert index.count == len(everything)
@@ -165,25 +168,23 @@ def test_an_index_without_documents_finds_nothing(made: Path) -> None:
     assert found(made, "common") == []
 
 
-def test_segments_that_are_merged_while_an_index_opens_are_no_damage(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_opens_while_its_segments_are_merged(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(MOST_SEGMENTS - 1):
         add_documents(made, [Document(f"e{i}", "", f"extra{i}")], encode)
-    open_as_it_is = growing.open_index
+    usual = segments.open_index
     added = iter([[Document("last", "", "the last one")]])
 
     def merged_before(folder: Path) -> SearchIndex:
         for documents in added:
             add_documents(made, documents, encode)
-        return open_as_it_is(folder)
+        return usual(folder)
 
-    monkeypatch.setattr(growing, "open_index", merged_before)
+    monkeypatch.setattr(segments, "open_index", merged_before)
     assert found(made, "the last one", k=1) == ["last"]
     assert DocumentStore(made).count == 30 + MOST_SEGMENTS
 
 
-def test_a_file_is_no_place_for_an_index(tmp_path: Path) -> None:
+def test_an_index_does_not_overwrite_a_file(tmp_path: Path) -> None:
     (tmp_path / "index").write_text("mine")
     with pytest.raises(EffirError, match=r"index is a file: name a folder for the index"):
         create_index(tmp_path / "index", DOCUMENTS, encode, MODEL, "Flat")
@@ -192,30 +193,33 @@ def test_a_file_is_no_place_for_an_index(tmp_path: Path) -> None:
 
 def test_a_damaged_segment_is_one_sentence(made: Path) -> None:
     (made / "segments/0001.texts.jsonl").write_text("", encoding="utf-8")
-    with pytest.raises(EffirError, match="its segment 0001 has other texts than vectors: build it again"):
+    with pytest.raises(EffirError, match="its segment 0001 has 0 texts and 30 vectors: build it again"):
         DocumentStore(made)
     (made / "segments/0001.texts.jsonl").unlink()
     with pytest.raises(EffirError, match="its segment 0001 cannot be read: build it again"):
         DocumentStore(made)
 
 
-@pytest.mark.parametrize("factory", ["IVF4,Flat", "SQ8", "PQ16"])
-def test_a_kind_of_index_that_cannot_grow_is_refused_before_anything_is_encoded(tmp_path: Path, factory: str) -> None:
-    with pytest.raises(EffirError, match=f"'{factory}' cannot grow: use Flat, which is exact, or HNSW32"):
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "SQ8", "PQ16", "Flet", "PQ7", "HNSW32,PQ16"])
+def test_an_index_to_which_nothing_can_be_added_is_refused_with_those_that_work(tmp_path: Path, factory: str) -> None:
+    with pytest.raises(
+        EffirError, match=f"index of factory '{factory}': use Flat, which is exact, or HNSW32"
+    ) as refusal:
         create_index(tmp_path / "index", DOCUMENTS, encode, MODEL, factory)
+    assert "IVF1024" not in str(refusal.value)  # it would be refused as well
     assert not (tmp_path / "index").exists()
 
 
 def test_an_addition_that_was_killed_changes_nothing(made: Path) -> None:
     before = read_manifest(made)
     with pytest.raises(KeyboardInterrupt):
-        add_documents(made, [Document("d1", "", "changed")], killed_at(1, [], encode))
+        add_documents(made, [Document("d1", "", "changed")], killed_at(1, []))
     assert read_manifest(made) == before
     assert found(made, "word1 common")[0] == "d1"
 
 
 def test_two_changes_at_once_are_refused(made: Path) -> None:
-    with FileLock(made / LOCK), pytest.raises(EffirError, match="is being changed by another process"):
+    with FileLock(made / LOCK), pytest.raises(EffirError, match="another process is changing"):
         delete_documents(made, ["d1"])
 
 
@@ -253,14 +257,14 @@ def test_the_commands_build_add_search_and_delete(retriever: Path, tmp_path: Pat
     assert hits[1]["score"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=5e-3)
 
     more = write(tmp_path / "more.csv", "id,text\nw9,w50 w51\nx,w52 w53\n")
-    assert "2 documents added, 1 of them in the place" in effir("index", "add", more, tmp_path / "index").output
+    assert "2 documents added; 1 of them replaced older ones" in effir("index", "add", more, tmp_path / "index").output
     listed = write(tmp_path / "ids.txt", "w10\n\nx\n")
     assert "3 deleted" in effir("index", "delete", tmp_path / "index", "w11", "--from", listed).output
     hits = json.loads(effir("search", "w10 w11 w12", "--index", tmp_path / "index", "-k", "50", "--json").stdout)
     assert sorted(hit["id"] for hit in hits) == sorted({text.split()[0] for text in texts} - {"w10", "w11"})
 
 
-def test_an_index_of_another_model_is_not_searched(retriever: Path, tmp_path: Path) -> None:
+def test_an_index_whose_model_changed_is_not_searched(retriever: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(retriever, tmp_path / "copy")
     source = write(tmp_path / "docs.jsonl", '{"text": "w5"}\n')
     effir("index", "build", source, tmp_path / "index", "--model", copy)
@@ -268,9 +272,9 @@ def test_an_index_of_another_model_is_not_searched(retriever: Path, tmp_path: Pa
     (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}), encoding="utf-8")
     result = effir("search", "w5", "--index", tmp_path / "index")
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
-    assert "holds another model than the one that made the index: build the index again" in result.output
+    assert "has changed since the index was built: build the index again" in result.output
     shutil.rmtree(copy)
-    assert "is not in" in effir("search", "w5", "--index", tmp_path / "index").output
+    assert "is missing from" in effir("search", "w5", "--index", tmp_path / "index").output
 
 
 @pytest.mark.parametrize(
@@ -280,7 +284,7 @@ def test_an_index_of_another_model_is_not_searched(retriever: Path, tmp_path: Pa
         ("models:/effir", "models:/effir names no registered model: write models:/<name>@<alias>"),
     ],
 )
-def test_a_model_that_is_none_is_one_sentence(tmp_path: Path, model: str, said: str) -> None:
+def test_an_unknown_model_is_refused_in_one_sentence(tmp_path: Path, model: str, said: str) -> None:
     source = write(tmp_path / "docs.jsonl", '{"text": "w5"}\n')
     result = effir("index", "build", source, tmp_path / "index", "--model", model)
     assert (result.exit_code, result.output.count("\n")) == (2, 1)

@@ -18,9 +18,12 @@ from effir.serve.open_model import model_of, open_model
 ROOT = Path(__file__).parents[2]
 REAL = ROOT / "models/retriever", ROOT / "data/eval/apidocs"
 MISSING = missing_programs()
-pytestmark = pytest.mark.skipif(
-    bool(MISSING), reason=f"no {' and no '.join(MISSING)}: install Debian's chromium and chromium-driver"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"no {' and no '.join(MISSING)}: install Debian's chromium and chromium-driver"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def test_a_question_is_asked_and_answered_by_keyboard_alone(served: Served, brow
     assert titles(browser) == []
 
 
-def test_what_was_asked_stands_in_the_address_and_back_goes_back(served: Served, browser: WebDriver) -> None:
+def test_the_address_holds_the_question_and_back_returns(served: Served, browser: WebDriver) -> None:
     visit(browser, f"{served.address}/?q=w20+w21")
     first = found(browser)
     box = browser.find_element(By.ID, "query")
@@ -92,7 +95,7 @@ def test_text_is_shown_as_text(browser: WebDriver, retriever: Path, tmp_path: Pa
         assert browser.find_element(By.CSS_SELECTOR, "#hits p").text == "<script>w9</script>"
 
 
-def test_a_service_that_went_away_is_said(retriever: Path, tmp_path: Path, browser: WebDriver) -> None:
+def test_a_stopped_service_is_reported(retriever: Path, tmp_path: Path, browser: WebDriver) -> None:
     from tests.serve.conftest import indexed
 
     with serving(indexed(retriever, tmp_path / "index")) as served:
@@ -108,10 +111,12 @@ def test_a_service_that_went_away_is_said(retriever: Path, tmp_path: Path, brows
         )
 
 
-def test_nothing_comes_from_elsewhere_and_nothing_fails(served: Served, browser: WebDriver) -> None:
+def test_the_page_and_the_docs_load_nothing_from_elsewhere(served: Served, browser: WebDriver) -> None:
     browser.get_log("browser"), browser.get_log("performance")
     visit(browser, f"{served.address}/?q=w9")
     found(browser)
+    visit(browser, f"{served.address}/docs")
+    until(browser, lambda page: "/v1/embeddings" in page.find_element(By.TAG_NAME, "body").text, "the paths")
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert len(asked) > 2

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import signal
 import socket
 import threading
@@ -15,17 +16,21 @@ import numpy as np
 import pytest
 import requests
 from click.testing import CliRunner
+from fastapi.testclient import TestClient
 from openai import OpenAI
 
 from benchmarks.processes import Served, serving
 from effir.cli import main
 from effir.data.beir import Document
 from effir.model.retriever import open_retriever
-from effir.serve.app import Service
-from effir.serve.documents import MOST_SEGMENTS, add_documents, delete_documents, read_manifest
-from effir.serve.open_model import open_model
+from effir.serve.app import Service, create_app
+from effir.serve.documents import MOST_SEGMENTS, add_documents, create_index, delete_documents, read_manifest
+from effir.serve.open_model import model_of, open_model
 from effir.serve.run import listen
+from effir.serve.schema import SearchRequest
 from tests.serve.conftest import indexed
+
+pytestmark = pytest.mark.slow
 
 
 def ask(served: Served, query: str, k: int = 3) -> list[dict[str, Any]]:
@@ -45,6 +50,31 @@ def test_search_finds_what_the_model_finds(served: Served, retriever: Path) -> N
     assert hits[0]["text"].startswith("w")
     shared = requests.get(f"{served.address}/search", params={"q": "w9 w10 w11", "k": 5}, timeout=30)
     assert shared.json()["hits"] == hits
+
+
+def test_a_search_returns_the_passage_that_matches_best_if_asked(retriever: Path, tmp_path: Path) -> None:
+    filler = " ".join(f"w{i}" for i in range(20, 26))
+    index = tmp_path / "index"
+    model = model_of(str(retriever), precision="float32")
+    encoder = open_model(model)
+    create_index(index, [Document("d", "", f"{filler}. w9 w10 w11.")], encoder.documents, model, "Flat")
+    service = Service(index, encoder)
+    plainly = SearchRequest(query="w9 w10 w11", k=1)
+    (plain,), (asked,) = service.search([plainly, plainly.model_copy(update={"snippets": True})])
+    assert (plain.passage, asked.passage) == (None, f"{filler}. w9 w10 w11.")  # one passage of 9 words
+    answer = TestClient(create_app(service)).get("/search", params={"q": "w9", "snippets": True}).json()
+    assert answer["hits"][0]["passage"] == asked.passage
+    assert "passage" not in TestClient(create_app(service)).get("/search", params={"q": "w9"}).json()["hits"][0]
+
+
+def test_the_docs_need_no_other_host(served: Served) -> None:
+    page = requests.get(f"{served.address}/docs", timeout=30).text
+    addresses = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page)
+    assert len(addresses) >= 4  # a script, a style sheet, an icon and the schema
+    for address in addresses:
+        assert address.startswith("/"), address
+        assert requests.get(served.address + address, timeout=30).status_code == 200
+    assert "//" not in page
 
 
 def test_vectors_are_those_of_sentence_transformers_also_by_openais_client(served: Served, retriever: Path) -> None:
@@ -70,13 +100,13 @@ def test_vectors_are_those_of_sentence_transformers_also_by_openais_client(serve
     assert [row["object"] for row in also["data"]] == ["embedding", "embedding"]
 
 
-def test_health_figures_and_the_description_tell_what_runs(served: Served) -> None:
+def test_health_metrics_and_the_schema_describe_the_service(served: Served) -> None:
     ask(served, "w9")
     health = requests.get(f"{served.address}/health", timeout=30).json()
     assert health == {"status": "ok", "model": "tiny", "documents": 46}
-    figures = requests.get(f"{served.address}/metrics", timeout=30).text
-    assert 'effir_requests_total{path="/search",status="200"}' in figures
-    assert "effir_documents 46.0" in figures
+    metrics = requests.get(f"{served.address}/metrics", timeout=30).text
+    assert 'effir_requests_total{path="/search",status="200"}' in metrics
+    assert "effir_documents 46.0" in metrics
     described = requests.get(f"{served.address}/openapi.json", timeout=30).json()["paths"]
     assert {"/search", "/embed", "/v1/embeddings", "/health", "/metrics"} <= described.keys()
 
@@ -101,10 +131,10 @@ def test_health_figures_and_the_description_tell_what_runs(served: Served) -> No
         ("/embed", json.dumps({"texts": ["x"] * 65}).encode(), 422, "texts: list should have at most 64 items"),
         ("/embed", b'{"texts": []}', 422, "texts: list should have at least 1 item"),
         ("/embed", b'{"texts": ["x"], "kind": "picture"}', 422, "kind: input should be 'document' or 'query'"),
-        ("/v1/embeddings", b'{"input": "x", "dimensions": 7}', 422, "dimensions: this model has 32"),
+        ("/v1/embeddings", b'{"input": "x", "dimensions": 7}', 422, "dimensions: must be 32"),
         ("/v1/embeddings", b'{"input": [1, 2]}', 422, "input"),
-        ("/nowhere", b"{}", 404, "/nowhere is not here: /docs shows what is"),
-        ("/health", b"{}", 405, "/health does not answer POST"),
+        ("/nowhere", b"{}", 404, "there is no /nowhere: /docs lists the paths"),
+        ("/health", b"{}", 405, "/health does not support POST"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_one_sentence(
@@ -129,10 +159,10 @@ def test_many_at_once_each_get_their_own_answer(served: Served) -> None:
     with ThreadPoolExecutor(20) as clients:
         together = dict(zip(alone, clients.map(lambda i: ask(served, f"w{i} w{i + 1}")[0]["id"], alone), strict=True))
     assert together == alone
-    figures = requests.get(f"{served.address}/metrics", timeout=30).text
+    metrics = requests.get(f"{served.address}/metrics", timeout=30).text
     counts = {
         line.split()[0]: float(line.split()[1])
-        for line in figures.splitlines()
+        for line in metrics.splitlines()
         if "effir_batch_requests" in line and line[0] != "#"
     }
     assert counts["effir_batch_requests_sum"] > counts["effir_batch_requests_count"]  # some ran together
@@ -148,17 +178,17 @@ def test_documents_that_change_while_it_runs_are_noticed(retriever: Path, tmp_pa
         assert "new" not in {hit["id"] for hit in ask(served, "w55 w56", k=100)}
 
 
-def test_segments_that_are_merged_under_a_search_are_opened_again(retriever: Path, tmp_path: Path) -> None:
+def test_segments_that_are_merged_under_a_search_still_answer_it(retriever: Path, tmp_path: Path) -> None:
     index = indexed(retriever, tmp_path / "index")
     encoder = open_model(read_manifest(index).model)
-    service = Service(index, encoder)
     add_documents(index, [Document("more", "", "w50 w51")], encoder.documents)
-    service.search([("w9", 1)])
+    service, every = Service(index, encoder), SearchRequest(query="w9", k=100)
     for i in range(MOST_SEGMENTS):
         add_documents(index, [Document(f"new{i}", "", f"w{i + 40} w55 w56")], encoder.documents)
-    service._changed = service._stamp()  # as where the merge comes after the look at the manifest
-    hits = service.search([("w9", 100)])[0][:100]
-    assert {f"new{i}" for i in range(MOST_SEGMENTS)} <= {hit.id for hit in hits}
+    before, service._changed = service._changed, service._stamp()  # as where the merge comes after the look at it
+    assert "more" in {hit.id for hit in service.search([every])[0]}
+    service._changed = before
+    assert {f"new{i}" for i in range(MOST_SEGMENTS)} <= {hit.id for hit in service.search([every])[0]}
 
 
 def test_an_index_of_another_model_or_none_is_refused_and_counted(retriever: Path, tmp_path: Path) -> None:
@@ -169,12 +199,12 @@ def test_an_index_of_another_model_or_none_is_refused_and_counted(retriever: Pat
         (index / "manifest.json").write_text(json.dumps(other), encoding="utf-8")
         answer = requests.post(f"{served.address}/search", json={"query": "w9"}, timeout=30)
         assert answer.status_code == 503
-        assert "is an index of another model now: start the service again" in answer.json()["error"]["message"]
+        assert "belongs to another model now: restart the service" in answer.json()["error"]["message"]
         (index / "manifest.json").unlink()
         answer = requests.post(f"{served.address}/search", json={"query": "w9"}, timeout=30)
-        assert "holds no index any more" in answer.json()["error"]["message"]
-        figures = requests.get(f"{served.address}/metrics", timeout=30).text
-        assert 'effir_requests_total{path="/search",status="503"} 2.0' in figures
+        assert "was removed: build it again" in answer.json()["error"]["message"]
+        metrics = requests.get(f"{served.address}/metrics", timeout=30).text
+        assert 'effir_requests_total{path="/search",status="503"} 2.0' in metrics
         (index / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         assert ask(served, "w9")
 
@@ -225,7 +255,7 @@ def test_a_port_that_is_taken_is_one_sentence(retriever: Path, tmp_path: Path) -
         port = str(taken.getsockname()[1])
         result = CliRunner().invoke(main, ["serve", str(index), "--port", port])
     assert result.exit_code == 2
-    assert f"127.0.0.1:{port} cannot be served at (Address already in use): name another --host or" in result.output
+    assert f"cannot listen at 127.0.0.1:{port} (Address already in use): choose another --host or" in result.output
 
 
 def test_a_folder_without_index_is_one_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Documents to search, from what a user has."""
+"""Documents to search, from the files of a user."""
 
 import json
 from pathlib import Path
@@ -24,15 +24,15 @@ def test_lines_a_table_and_a_collection_are_read_alike(tmp_path: Path) -> None:
     assert list(documents_of(table)) == found
     write(tmp_path / "beir/corpus.jsonl", lines.splitlines()[0] + "\n")
     assert list(documents_of(tmp_path / "beir")) == found[:1]
-    assert len(found[2].id) == 16  # named by what it says: the same in every copy
+    assert len(found[2].id) == 16  # a hash of its text: the same in every copy
 
 
-def test_a_table_as_spreadsheets_save_it_begins_with_a_mark_that_is_no_text(tmp_path: Path) -> None:
+def test_the_byte_order_mark_of_a_spreadsheet_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "docs.csv").write_text("id,text\na,one\n", encoding="utf-8-sig")
     assert [(d.id, d.content) for d in documents_of(tmp_path / "docs.csv")] == [("a", "one")]
 
 
-def test_text_files_are_read_in_passages_of_whole_paragraphs(tmp_path: Path) -> None:
+def test_text_files_are_split_into_passages_of_complete_paragraphs(tmp_path: Path) -> None:
     long = " ".join(["word"] * 70)
     write(tmp_path / "a/guide.md", f"# The guide\n\nShort.\n\n{long}\n\n{long}\n")
     write(tmp_path / "notes.txt", "One thing.\n")
@@ -46,13 +46,13 @@ def test_text_files_are_read_in_passages_of_whole_paragraphs(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("docs.jsonl", '{"text": 3}\n', "document 1, has no `text`"),
+        ("docs.jsonl", '{"text": 3}\n', "document 1, needs a string `text`"),
         ("docs.jsonl", "", "has no documents"),
         ("docs.jsonl", '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "two documents with the id 'a'"),
         ("docs.jsonl", '{"id": "a", "text": " "}\n', "document 'a' is empty"),
-        ("docs.jsonl", '{"text": "\\ud800"}\n', "holds half a character"),
+        ("docs.jsonl", '{"text": "\\ud800"}\n', "holds a lone surrogate"),
         ("docs.csv", "a,b\n1,2\n", "has no column 'text', only a, b"),
-        ("docs.parquet", "x", "is neither a folder nor .jsonl nor .csv"),
+        ("docs.parquet", "x", "is neither a folder nor a .jsonl or .csv file"),
         ("docs/notes.bin", "x", "has no documents: name a folder"),
     ],
 )
