@@ -1,4 +1,4 @@
-"""Retake the pictures in docs/: MLflow's UI on this checkout's store, and the page of ``effir serve``.
+"""Retake the screenshots in docs/: MLflow's UI on this checkout's store, and the page of ``effir serve``.
 
 ``python docs/screenshots.py mlflow`` starts what ``make ui`` starts, ``search`` indexes the default collection with the
 default retriever and serves it. Both drive headless Chromium (Debian's ``chromium`` and ``chromium-driver``).
@@ -11,13 +11,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 from urllib.parse import urlencode
 
 import click
+import requests
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
@@ -42,13 +44,12 @@ WIDTH, HEIGHT = 1400, 800
 SECONDS = 90.0  # a busy machine starts the server in 30 s
 TRAINING = "workflowType=machine_learning"  # the UI opens in its GenAI mode
 HEAD = "Experiments\neffir"  # the path at the head of a page, which may come last
-ANNOUNCED = "The best run first: "
 # The assistant's panel opens itself once in each new browser, over a third of the page.
 NO_PANEL = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 
 
 def missing_programs() -> list[str]:
-    """Name what is not installed of Chromium and its driver."""
+    """Name the programs, Chromium and its driver, that are not installed."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
@@ -95,76 +96,71 @@ def shows(browser: WebDriver, *texts: str) -> str:
 
 @contextmanager
 def mlflow_ui(root: Path) -> Iterator[str]:
-    """Run ``make ui`` on the store in ``root`` and a free port; yield the address that it prints."""
+    """Run ``make ui`` on the store in ``root`` and a free port; yield the address of effir's experiment."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = int(listening.getsockname()[1])
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    # Under `make test` it would be a make in a make, which speaks of folders first.
+    # Under `make test` it would be a make inside a make, which prints its folder first.
     env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     # -o: the environment is there, and is not set up again for another folder.
     command = ["make", "-f", str(CHECKOUT / "Makefile"), "-o", ".venv/.ready", "ui", f"PORT={port}"]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
-            command,
-            cwd=root,
-            env={**env, "PATH": path},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
+            command, cwd=root, env={**env, "PATH": path}, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            first = server.stdout.readline() if server.stdout else ""
-            if not first.startswith(ANNOUNCED):
-                log.seek(0)
-                raise RuntimeError(f"make ui ended: {first}{log.read()}")
-            yield first.removeprefix(ANNOUNCED).strip()
+            yield f"http://127.0.0.1:{port}/#/experiments/{_experiment(server, port, log)}"
         finally:
             os.killpg(server.pid, signal.SIGKILL)  # asked to end, it takes 11 s
             server.communicate()
 
 
-def open_runs(browser: WebDriver, best_first: str) -> list[str]:
-    """Open the table of runs at the address that ``make ui`` prints; return the names of its runs, from the top.
+def _experiment(server: "subprocess.Popen[bytes]", port: int, log: IO[str]) -> str:
+    """Ask MLflow for the id of effir's experiment, until it answers."""
+    question = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=effir"
+    deadline = time.monotonic() + SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        with suppress(requests.ConnectionError, requests.Timeout):
+            return str(requests.get(question, timeout=5).json()["experiment"]["experiment_id"])
+        time.sleep(0.5)
+    log.seek(0)
+    raise RuntimeError(f"make ui does not answer: {log.read()}")
 
-    The first page waits for the server to be up.
-    """
-    server = best_first.partition("/#/")[0]
-    until(browser, lambda browser: _answers(browser, server), "MLflow's server")
-    visit(browser, best_first)
+
+def runs_page(experiment: str, order_by: str) -> str:
+    """Return the address of the experiment's pipeline runs, the highest ``order_by`` first."""
+    shown = {
+        "searchFilter": "tags.`effir.pipeline` LIKE '%'",
+        "orderByKey": f"metrics.`{order_by}`",
+        "orderByAsc": "false",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": "W10=",  # an empty list, in MLflow's way
+    }
+    return f"{experiment}/runs?{urlencode(shown)}&{TRAINING}"
+
+
+def open_runs(browser: WebDriver, page: str) -> list[str]:
+    """Open the table of runs; return the names of its runs, from the top."""
+    visit(browser, page)
     links = until(browser, lambda browser: _run_links(browser), "a run in the table")
     shows(browser, HEAD)
     return [link.text for link in links]
 
 
-def dismiss_notice(browser: WebDriver) -> None:
-    """Close the notice that the view is a shared one."""
-    button = until(browser, _notice, "the notice of a shared view")
-    button.click()
-    until(browser, lambda browser: not _notice(browser), "the page without the notice")
-
-
-def open_charts(browser: WebDriver, best_first: str) -> None:
-    """Compare the runs of the table by charts; wait for those of quality, size and speed."""
-    visit(browser, f"{best_first}&compareRunsMode=CHART")
+def open_charts(browser: WebDriver, page: str) -> None:
+    """Compare the runs of the table by charts, and wait for three of them."""
+    visit(browser, f"{page}&compareRunsMode=CHART")
     drawn = ".js-plotly-plot:has(.bars path)"
     until(browser, lambda browser: len(browser.find_elements(By.CSS_SELECTOR, drawn)) >= 3, "three charts with bars")
     shows(browser, HEAD)
 
 
-def open_model(browser: WebDriver, best_first: str, name: str) -> None:
+def open_model(browser: WebDriver, experiment: str, name: str) -> None:
     """Open the page of the registered model ``name``."""
-    visit(browser, f"{best_first.partition('/#/')[0]}/#/models/{name}?{TRAINING}")
+    visit(browser, f"{experiment.partition('/#/')[0]}/#/models/{name}?{TRAINING}")
     shows(browser, name, "Aliases")
-
-
-def _answers(browser: WebDriver, server: str) -> bool:
-    import requests
-
-    try:
-        return requests.get(f"{server}/health", timeout=5).ok
-    except requests.RequestException:
-        return False
 
 
 def _run_links(browser: WebDriver) -> Sequence[WebElement]:
@@ -173,15 +169,9 @@ def _run_links(browser: WebDriver) -> Sequence[WebElement]:
     return sorted(links, key=lambda link: link.location["y"])
 
 
-def _notice(browser: WebDriver) -> WebElement | None:
-    within = "//*[contains(text(), 'viewing a shared view')]/ancestor::*[@role='alert' or .//button][1]"
-    found = browser.find_elements(By.XPATH, f"{within}//button[not(normalize-space())]")
-    return found[0] if found else None
-
-
 @contextmanager
 def served(index: Path) -> Iterator[str]:
-    """Serve the default collection, indexed by the default retriever as ``index`` where it is not yet; the address."""
+    """Serve the default collection, indexed in ``index`` by the default retriever if needed; yield the address."""
     if not (index / MANIFEST).exists():  # a build that was killed goes on
         build = ["index", "build", "data/eval/apidocs", str(index), "--model", "models/retriever"]
         subprocess.run([sys.executable, "-m", "effir.cli", *build], cwd=CHECKOUT, check=True)
@@ -198,7 +188,7 @@ def ask(browser: WebDriver, address: str, question: str) -> None:
 
 @click.group()
 def main() -> None:
-    """Retake the pictures in docs/."""
+    """Retake the screenshots in docs/."""
     if missing := missing_programs():
         raise click.ClickException(f"no {' and no '.join(missing)}: install Debian's chromium and chromium-driver")
 
@@ -207,14 +197,13 @@ def main() -> None:
 @click.argument("model", default="effir-retriever")
 def mlflow(model: str) -> None:
     """Write docs/mlflow-runs.png, docs/mlflow-comparison.png and docs/mlflow-model.png, of MODEL."""
-    with mlflow_ui(CHECKOUT) as best_first, browsing() as browser:
-        open_runs(browser, best_first)
-        dismiss_notice(browser)
+    with mlflow_ui(CHECKOUT) as experiment, browsing() as browser:
+        page = runs_page(experiment, "apidocs/ndcg_at_10")
+        open_runs(browser, page)
         browser.save_screenshot(str(DOCS / "mlflow-runs.png"))
-        open_charts(browser, best_first)
-        dismiss_notice(browser)
+        open_charts(browser, page)
         browser.save_screenshot(str(DOCS / "mlflow-comparison.png"))
-        open_model(browser, best_first, model)
+        open_model(browser, experiment, model)
         browser.save_screenshot(str(DOCS / "mlflow-model.png"))
 
 

@@ -1,98 +1,135 @@
 """`effir models`, `promote` and `rollback`: which version serves."""
 
-import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
+from effir.cli.terminal import answer, console, json_option
 from effir.errors import EffirError
+
+if TYPE_CHECKING:
+    from effir.tracking.promotion import Promotion
+    from effir.tracking.versions import ModelVersion
+
+NDCG = "/ndcg_at_10"
+COSTS = {"kept": ("cost/kept_share", "{:.1%}"), "speed-up": ("cost/document_speedup", "{:.2f}x")}
+FIRST = ("prune.depth", "prune.width", "analyze.sublayer", "training.seed")  # of the params that differ
+SHOWN = 4
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON list, for programs.")
+@json_option("list")
 def models(as_json: bool) -> None:
-    """List the versions of the registered model: aliases, nDCG@10 by set, size and speed-up.
+    """List the versions of the registered model: aliases, date, params that differ, nDCG@10, size and speed-up.
 
     Example: effir models
     """
-    from dataclasses import asdict
-
     from effir.params import load_params
-    from effir.tracking.promotion import model_versions
+    from effir.tracking.versions import model_versions
 
-    found = model_versions(load_params().register_.name)
+    name = load_params().register_.name
+    found = model_versions(name)
     if as_json:
-        click.echo(json.dumps([asdict(version) for version in found]))
-        return
-    for version in found:
-        figures = [
-            f"{key} {value:.3f}" for key, value in sorted(version.metrics.items()) if key.endswith("/ndcg_at_10")
-        ]
-        cost = [
-            f"{label} {version.metrics[key]:.2f}"
-            for label, key in (("kept", "cost/kept_share"), ("speed-up", "cost/document_speedup"))
-            if key in version.metrics
-        ]
-        name = f"{version.version}  {version.tags.get('variant', '')}  {', '.join(version.aliases) or '-'}"
-        click.echo("  ".join([name, *figures, *cost]))
+        answer(found, "", as_json)
+    elif found:
+        _print(found)
+    else:
+        click.echo(f"no version of {name} is registered yet: run `dvc repro`", err=True)
+
+
+def _print(versions: "Sequence[ModelVersion]") -> None:
+    from rich import box
+    from rich.table import Table
+
+    terminal = console(piped=1000)  # a program or a file cuts no line
+    sets = sorted({key.removesuffix(NDCG) for one in versions for key in one.metrics if key.endswith(NDCG)})
+    numbers = {f"nDCG@10 {name}": (f"{name}{NDCG}", "{:.3f}") for name in sets} | COSTS
+    table = Table(box=box.SIMPLE_HEAD if terminal.is_terminal else None, pad_edge=False)
+    for heading in ("version", "aliases", "date", "variant", *numbers):
+        table.add_column(heading, justify="right" if heading in numbers else "left")
+    for one, variant in zip(versions, _variants(versions), strict=True):
+        date = datetime.fromtimestamp(one.created / 1000).strftime("%Y-%m-%d %H:%M")
+        cells = (form.format(one.metrics[key]) if key in one.metrics else "-" for key, form in numbers.values())
+        table.add_row(str(one.version), ", ".join(one.aliases) or "-", date, variant, *cells)
+    terminal.print(table)
+
+
+def _variants(versions: "Sequence[ModelVersion]") -> list[str]:
+    """Describe each version by the params in which they differ: ``depth 10, width 0.6``; else by its variant tag."""
+    known = [one.params for one in versions if one.params]
+    keys = {key for params in known for key in params if not key.startswith("register.")}
+    differ = sorted(key for key in keys if len({params.get(key) for params in known}) > 1)
+    differ.sort(key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST))
+    more = ", …" if len(differ) > SHOWN else ""
+
+    def described(one: "ModelVersion") -> str:
+        values = (f"{key.rpartition('.')[2]} {one.params.get(key, '-')}" for key in differ[:SHOWN])
+        return ", ".join(values) + more if differ and one.params else one.tags.get("variant", "-")
+
+    return [described(one) for one in versions]
+
+
+def _change(change: "Callable[[], Promotion]", text: "Callable[[Promotion], str]", as_json: bool) -> None:
+    """Change the champion and print the outcome; a model that is not registered needs a run of the pipeline."""
+    from effir.tracking.versions import UnregisteredError
+
+    try:
+        done = change()
+    except UnregisteredError as error:
+        raise EffirError(f"{error.what}: run `dvc repro`, or correct register.name in params.yaml") from None
+    answer(done, text(done), as_json)
+    if not done.promoted:
+        raise click.exceptions.Exit(1)
 
 
 @click.command()
 @click.argument("version", required=False)
-@click.option("--force", is_flag=True, help="Promote whatever the gate says; needs --reason.")
+@click.option("--force", is_flag=True, help="Promote it against the rules; needs --reason.")
 @click.option("--reason", help="Why it is forced; kept as a tag of the version.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@json_option()
 def promote(version: str | None, force: bool, reason: str | None, as_json: bool) -> None:
     """Make VERSION the champion if it is no worse: register.max_drop, min_speedup and max_kept_share decide.
 
     VERSION is a number or an alias; without one it is the challenger. A refusal names each reason and ends with status
-    1; so does the later one of two promotions at once.
+    1; so does a promotion that someone else's overtook.
 
     Example: effir promote 3
     """
-    from dataclasses import asdict
-
     from effir.params import load_params
-    from effir.tracking.gate import Gate
+    from effir.tracking.promotion import PromotionRules
     from effir.tracking.promotion import promote as promote_version
 
     if force != bool(reason):
         raise EffirError("--force and --reason go together: give both, or neither")
     register = load_params().register_
-    gate = Gate(register.max_drop, register.min_speedup, register.max_kept_share)
-    done = promote_version(register.name, version or register.alias, gate, reason)
-    if as_json:
-        click.echo(json.dumps(asdict(done)))
-    elif done.promoted:
+    rules = PromotionRules(register.max_drop, register.min_speedup, register.max_kept_share)
+    stays = "is not promoted" if version else f"stays {register.alias}"
+
+    def said(done: "Promotion") -> str:
         before = "" if done.previous is None else f" in the place of version {done.previous}"
-        click.echo(f"{register.name} version {done.version} is now its champion{before}")
-    else:
-        stays = "is not promoted" if version else f"stays {register.alias}"
-        click.echo(f"{register.name} version {done.version} {stays}:")
-        for sentence in done.reasons:
-            click.echo(f"- {sentence}")
-    if not done.promoted:
-        raise click.exceptions.Exit(1)
+        outcome = f"is now its champion{before}" if done.promoted else f"{stays}:"
+        return "\n- ".join([f"{register.name} version {done.version} {outcome}", *done.reasons])
+
+    _change(lambda: promote_version(register.name, version or register.alias, rules, reason), said, as_json)
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@json_option()
 def rollback(as_json: bool) -> None:
-    """Make the previous champion the champion again; status 1 where another one was quicker.
+    """Make the previous champion the champion again; status 1 if someone else's change overtook it.
 
     Example: effir rollback
     """
-    from dataclasses import asdict
-
     from effir.params import load_params
     from effir.tracking.promotion import rollback as roll_back
 
     name = load_params().register_.name
-    done = roll_back(name)
-    if as_json:
-        click.echo(json.dumps(asdict(done)))
-    elif done.promoted:
-        click.echo(f"{name} version {done.version} is its champion again, in the place of version {done.previous}")
-    else:
-        click.echo(f"{name} is not rolled back: {done.reasons[0]}")
-    if not done.promoted:
-        raise click.exceptions.Exit(1)
+
+    def said(done: "Promotion") -> str:
+        if not done.promoted:
+            return f"{name} is not rolled back: {done.reasons[0]}"
+        return f"{name} version {done.version} is its champion again, in the place of version {done.previous}"
+
+    _change(lambda: roll_back(name), said, as_json)

@@ -1,7 +1,6 @@
-"""Search quality as BEIR measures it (trec_eval's measures, by query and by set), and whether a difference is real.
+"""Search quality as BEIR measures it: nDCG, recall, MAP and MRR of each query, and their means.
 
-Measures are named ``<measure>_at_<cutoff>``: MLflow refuses ``@``. The only module beside ``data/beir.py`` that may
-import BEIR's tools; of those it needs pytrec_eval alone, and a test holds that the means equal BEIR's own.
+Metrics are named ``<metric>_at_<cutoff>``, because MLflow refuses ``@``.
 """
 
 from collections.abc import Mapping
@@ -9,64 +8,68 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytrec_eval
-from numpy.typing import NDArray
+from beir.retrieval.evaluation import EvaluateRetrieval
 
 from effir.errors import EffirError
 
 CUTOFFS = (1, 5, 10, 100)
+ROUNDING = 1e-5  # BEIR rounds its means to 5 digits
 _TREC_NAMES = {"ndcg": "ndcg_cut", "recall": "recall", "map": "map_cut"}
 
 Run = Mapping[str, Mapping[str, float]]
-Judgements = Mapping[str, Mapping[str, int]]
-Floats = NDArray[np.float64]
+Qrels = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores in [0, 1]: query id -> measure (``ndcg_at_10``) -> score, in the judgements' order; plain JSON."""
+    """Scores in [0, 1]: query id to metric (``ndcg_at_10``) to score, in the order of the qrels; plain JSON."""
 
     scores: dict[str, dict[str, float]]
 
     @property
     def queries(self) -> int:
-        """The number of judged queries."""
+        """The number of queries with relevance judgements."""
         return len(self.scores)
 
-    def by_query(self, measure: str) -> dict[str, float]:
-        """Return query id -> score of one measure, for :func:`paired_test`."""
-        return {query: scores[measure] for query, scores in self.scores.items()}
+    def by_query(self, metric: str) -> dict[str, float]:
+        """Return query id to score of one metric, for :func:`effir.evaluation.significance.paired_test`."""
+        return {query: scores[metric] for query, scores in self.scores.items()}
 
     def means(self) -> dict[str, float]:
-        """Return measure -> mean over all judged queries."""
+        """Return each metric's mean over all queries with relevance judgements."""
         names = next(iter(self.scores.values()))
         return {name: float(np.mean(list(self.by_query(name).values()))) for name in names}
 
 
-def evaluate_run(run: Run, judgements: Judgements) -> Quality:
-    """Score a run (query id -> document id -> score, higher is better) against graded judgements, as BEIR does.
+def evaluate_run(run: Run, qrels: Qrels) -> Quality:
+    """Score a run (query id to document id to score, higher is better) against graded relevance judgements.
 
-    A hit whose id is its query's is left out. nDCG, recall and MAP are trec_eval's (its order among equal scores is
-    descending id); MRR is BEIR's (any grade above 0 counts, equal scores stand in the run's order). Unlike BEIR, whose
-    means leave out queries that the run lacks, every judged query counts, with 0 where nothing was found. Queries
-    without judgements are ignored. EffirError: no judgements, or a run that shares no query with them.
+    A hit whose id is its query's is left out, as in BEIR. nDCG, recall and MAP are trec_eval's (equal scores are
+    ordered by descending id); MRR is BEIR's (any grade above 0 counts, equal scores keep the order of the run). Every
+    query of the qrels counts, with 0 if nothing was found; BEIR's means leave out the queries that a run lacks. Queries
+    without relevance judgements are ignored. EffirError: no qrels, a run that shares no query with them, or metrics
+    that differ from BEIR's own (docs/decisions/0017-beir.md).
     """
-    if not judgements:
-        raise EffirError("there are no judgements to evaluate against: check the collection's qrels")
-    if not any(query in run for query in judgements):
-        raise EffirError("the run answers none of the judged queries: was it made for another collection or split?")
-    whole = {query: _foreign_hits(query, run.get(query, {})) for query in judgements}
+    if not qrels:
+        raise EffirError("there are no relevance judgements to evaluate against: check the collection's qrels")
+    if not any(query in run for query in qrels):
+        raise EffirError("the run answers no query of the qrels: was it made for another collection or split?")
+    grades = {query: dict(judged) for query, judged in qrels.items()}
+    hits = {
+        query: {document: float(score) for document, score in run.get(query, {}).items() if document != query}
+        for query in grades
+    }
     measures = {f"{name}.{','.join(map(str, CUTOFFS))}" for name in _TREC_NAMES.values()}
-    trec = pytrec_eval.RelevanceEvaluator({q: dict(grades) for q, grades in judgements.items()}, measures)
-    by_query = trec.evaluate(whole)
-    return Quality({q: _named(by_query.get(q, {}), whole[q], judgements[q]) for q in judgements})
-
-
-def _foreign_hits(query: str, hits: Mapping[str, float]) -> dict[str, float]:
-    return {document: float(score) for document, score in hits.items() if document != query}
+    trec = pytrec_eval.RelevanceEvaluator(grades, measures).evaluate(hits)
+    quality = Quality({query: _named(trec.get(query, {}), hits[query], grades[query]) for query in grades})
+    if trec:
+        _compare_with_beir(quality, run, grades, len(trec))
+    return quality
 
 
 def _named(trec: Mapping[str, float], hits: Mapping[str, float], grades: Mapping[str, int]) -> dict[str, float]:
-    rank = _first_relevant_rank(hits, grades)
+    ranking = sorted(hits, key=lambda document: hits[document], reverse=True)
+    rank = next((rank for rank, document in enumerate(ranking, start=1) if grades.get(document, 0) > 0), None)
     scores: dict[str, float] = {}
     for cutoff in CUTOFFS:
         scores |= {f"{name}_at_{cutoff}": trec.get(f"{code}_{cutoff}", 0.0) for name, code in _TREC_NAMES.items()}
@@ -74,10 +77,20 @@ def _named(trec: Mapping[str, float], hits: Mapping[str, float], grades: Mapping
     return scores
 
 
-def _first_relevant_rank(hits: Mapping[str, float], grades: Mapping[str, int]) -> int | None:
-    """Rank from 1 of the best hit with a grade above 0; None where there is none."""
-    ranking = sorted(hits, key=lambda document: hits[document], reverse=True)
-    return next((rank for rank, document in enumerate(ranking, start=1) if grades.get(document, 0) > 0), None)
+def _compare_with_beir(quality: Quality, run: Run, grades: dict[str, dict[str, int]], answered: int) -> None:
+    """Raise EffirError if BEIR's own means differ; BEIR's are over the ``answered`` queries, except for MRR."""
+    given = {query: dict(run.get(query, {})) for query in grades}  # BEIR removes hits from it
+    ndcg, mean_ap, recall, _ = EvaluateRetrieval.evaluate(grades, given, list(CUTOFFS))
+    mrr = EvaluateRetrieval.evaluate_custom(grades, given, list(CUTOFFS), metric="mrr")
+    means = quality.means()
+    for key, theirs in {**ndcg, **mean_ap, **recall, **mrr}.items():
+        name = key.lower().replace("@", "_at_")
+        ours = means[name] if key in mrr else means[name] * quality.queries / answered
+        if abs(ours - theirs) > ROUNDING:
+            raise EffirError(
+                f"{name} is {ours:.6f}, but BEIR's EvaluateRetrieval gives {theirs}: "
+                "install the versions of beir and pytrec-eval-terrier that constraints.txt names"
+            )
 
 
 def summary(quality: Quality, bounds: tuple[float, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Every plot, from plain figures alone: readable in print, colour-blind safe (Okabe and Ito's palette)."""
+"""Every plot of the pipeline, from plain numbers: readable in print, colour-blind safe (Okabe and Ito's palette)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ mpl.use("Agg")
 
 def draw_redundancy(importance: Mapping[str, Any], into: Path) -> None:
     """Draw the three curves of 1 - cos by layer (EffiR, sec. 3.1): low is redundant."""
-    figure, axes = _figure()
+    figure, (axes,) = _figure()
     for name, colour, marker in (("attention", BLUE, "o"), ("mlp", ORANGE, "s"), ("block", GREEN, "^")):
         axes.plot(importance[name], color=colour, marker=marker, markersize=4, label=name)
     axes.set(xlabel="layer", ylabel="1 - cos(input, output)", yscale="log")
@@ -29,7 +29,7 @@ def draw_redundancy(importance: Mapping[str, Any], into: Path) -> None:
 
 
 def draw_slimming(report: Mapping[str, Any], into: Path) -> None:
-    """Draw the distribution of channel scores, and the width that each layer keeps."""
+    """Draw the distribution of channel scores and the width of each layer."""
     figure, (left, right) = _figure(columns=2)
     scores = report["scores"]
     if scores:
@@ -45,33 +45,33 @@ def draw_slimming(report: Mapping[str, Any], into: Path) -> None:
 
 def draw_loss(curve: Sequence[Mapping[str, float]], into: Path) -> None:
     """Draw the training loss by step."""
-    figure, axes = _figure()
+    figure, (axes,) = _figure()
     axes.plot([row["step"] for row in curve], [row["loss"] for row in curve], color=BLUE, marker="o", markersize=4)
-    axes.set(xlabel="step", ylabel="loss: InfoNCE and a teacher's terms")
-    axes.set_title("Healing" if curve else "Healing was skipped: finetune.steps is 0")
+    axes.set(xlabel="step", ylabel="loss: InfoNCE and distillation")
+    axes.set_title("Fine-tuning" if curve else "Fine-tuning was skipped: finetune.steps is 0")
     _save(figure, into)
 
 
-def draw_quality(name: str, figures: Mapping[str, float], bm25: Mapping[str, float], into: Path) -> None:
-    """Draw nDCG and recall at 1, 5, 10 and 100, the retriever beside BM25; bounds of nDCG@10 where they are known."""
+def draw_quality(name: str, metrics: Mapping[str, float], bm25: Mapping[str, float], into: Path) -> None:
+    """Draw nDCG and recall at 1, 5, 10 and 100, the retriever beside BM25, with the bounds of nDCG@10."""
     figure, both = _figure(columns=2)
     for axes, measure in zip(both, ("ndcg", "recall"), strict=True):
-        for label, values, colour, marker in (("EffiR", figures, BLUE, "o"), ("BM25", bm25, GREY, "s")):
+        for label, values, colour, marker in (("EffiR", metrics, BLUE, "o"), ("BM25", bm25, GREY, "s")):
             heights = [values[f"{measure}_at_{k}"] for k in CUTOFFS]
             axes.plot(range(len(CUTOFFS)), heights, color=colour, marker=marker, label=label)
         axes.set(xlabel="cutoff", ylabel={"ndcg": "nDCG", "recall": "recall"}[measure], ylim=(0, 1))
         axes.set_xticks(range(len(CUTOFFS)), [str(k) for k in CUTOFFS])
         axes.legend()
-    middle, low, high = (figures[f"ndcg_at_10{end}"] for end in ("", "_low", "_high"))
+    middle, low, high = (metrics[f"ndcg_at_10{end}"] for end in ("", "_low", "_high"))
     both[0].errorbar([CUTOFFS.index(10)], [middle], [[middle - low], [high - middle]], color=BLUE, capsize=4)
-    figure.suptitle(f"{name}: nDCG@10 {middle:.3f} ({low:.3f} to {high:.3f}, 95 %), {figures['queries']:.0f} queries")
+    figure.suptitle(f"{name}: nDCG@10 {middle:.3f} ({low:.3f} to {high:.3f}, 95 %), {metrics['queries']:.0f} queries")
     _save(figure, into)
 
 
-def _figure(columns: int = 1) -> tuple[Figure, Any]:
+def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(4 + 3 * columns, 3.6), layout="constrained")
-    axes: Axes | Sequence[Axes] = figure.subplots(1, columns)
-    for one in [axes] if isinstance(axes, Axes) else axes:
+    axes: list[Axes] = list(figure.subplots(1, columns, squeeze=False)[0])
+    for one in axes:
         one.grid(alpha=0.3)
         one.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -79,5 +79,5 @@ def _figure(columns: int = 1) -> tuple[Figure, Any]:
 
 def _save(figure: Figure, into: Path) -> None:
     with writing(into) as draft:
-        # No software name or date inside: equal figures give equal bytes.
+        # No software name or date inside: equal numbers give equal bytes.
         figure.savefig(draft, format="png", dpi=120, metadata={"Software": None})

@@ -1,10 +1,9 @@
-"""Measured cost: time side by side with the base model in one process, bytes, memory, and what arithmetic predicts."""
+"""Measured cost: time side by side with the base model in one process, bytes on disk, parameters and FLOPs."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -31,53 +30,9 @@ class Timing:
     texts: int
 
     @property
-    def median(self) -> float:
-        """Seconds of the median round."""
-        return statistics.median(self.seconds)
-
-    @property
-    def low(self) -> float:
-        """Seconds of the fastest round."""
-        return min(self.seconds)
-
-    @property
-    def high(self) -> float:
-        """Seconds of the slowest round."""
-        return max(self.seconds)
-
-    @property
     def texts_per_second(self) -> float:
         """Texts a second in the median round."""
-        return self.texts / self.median
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """How many times as fast, round by round: the median, the least and the most."""
-
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One model's cost: its shape, the bytes of its weights on disk, and its timings from :func:`compare_speed`."""
-
-    shape: Shape
-    bytes: int
-    queries: Timing
-    documents: Timing
-
-
-@dataclass(frozen=True)
-class Served:
-    """Timings of two ways to serve: ``usual``, the base model by sentence-transformers as it comes, and ours."""
-
-    usual_queries: Timing
-    usual_documents: Timing
-    queries: Timing
-    documents: Timing
+        return self.texts / statistics.median(self.seconds)
 
 
 def compare_speed(
@@ -85,31 +40,24 @@ def compare_speed(
 ) -> dict[str, Timing]:
     """Time every candidate on the same texts, taking turns: A, B, B, A, A, B, ... after ``warm_up`` texts each.
 
-    Turns spread what else the machine does over all candidates, and swapped turns keep the second from always meeting
-    the warmer cache. An encoder must return finished vectors (on the CPU), not a promise of them. For latency wrap it
-    in :func:`one_at_a_time`. EffirError: no rounds, no texts.
+    Turns spread the other load of the machine over all candidates, and swapped turns give each the warmer cache as
+    often. An encoder must return finished vectors on the CPU. To measure latency, wrap it in :func:`one_at_a_time`.
+    EffirError if there are no rounds or no texts.
     """
     if rounds < 1 or not texts:
-        raise EffirError(f"{rounds} rounds and {len(texts)} texts are no timing: ask for 1 or more of both")
+        raise EffirError(f"{rounds} rounds and {len(texts)} texts cannot be timed: ask for 1 or more of both")
     for encode in candidates.values():
-        _encode(encode, texts[:warm_up])
-    seconds = take_turns({name: partial(_encode, encode, texts) for name, encode in candidates.items()}, rounds)
-    return {name: Timing(tuple(took), len(texts)) for name, took in seconds.items()}
+        encode(list(texts[:warm_up]))
+    runs = {name: lambda encode=encode: encode(list(texts)) for name, encode in candidates.items()}  # may change a list
+    return {name: Timing(tuple(took), len(texts)) for name, took in alternate(runs, rounds, warm=False).items()}
 
 
-def _encode(encode: Encoder, texts: Sequence[str]) -> None:
-    encode(list(texts))  # a copy, which it may spoil
-
-
-def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """:func:`take_turns` after a warm-up each, which is the same work once more."""
-    for run in candidates.values():
+def alternate(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = True
+) -> dict[str, list[float]]:
+    """Time every candidate in turn, A, B, B, A, ..., after running each once: seconds of each round, in order."""
+    for run in candidates.values() if warm else ():
         run()
-    return take_turns(candidates, rounds)
-
-
-def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time every candidate in turn, A, B, B, A, ...: seconds a round, in the rounds' order."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     turn = list(candidates)
     for _ in range(rounds):
@@ -122,7 +70,7 @@ def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> d
 
 
 def one_at_a_time(encode: Encoder) -> Encoder:
-    """Return an encoder that calls ``encode`` with a single text each time, as a search box does."""
+    """Return an encoder that calls ``encode`` with one text at a time, as a search box does."""
 
     def each(texts: list[str]) -> None:
         for text in texts:
@@ -131,61 +79,65 @@ def one_at_a_time(encode: Encoder) -> Encoder:
     return each
 
 
-def speedup(base: Timing, cut: Timing) -> Speedup:
-    """Compare two timings of one :func:`compare_speed`: the ratios base / cut of rounds that ran side by side."""
-    return ratio(base.seconds, cut.seconds)
-
-
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> Speedup:
-    """Compare two rows of :func:`alternate`, round by round.
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
+    """Compare the seconds of rounds that ran side by side: the speed-up of the median round, and the extremes.
 
     >>> ratio([2.0, 3.0, 4.0], [1.0, 1.0, 2.5])
-    Speedup(median=2.0, low=1.6, high=3.0)
+    {'median': 2.0, 'low': 1.6, 'high': 3.0}
     """
     ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return Speedup(statistics.median(ratios), min(ratios), max(ratios))
+    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 def bytes_on_disk(folder: Path, pattern: str = "*.safetensors") -> int:
-    """Add up the bytes of the files below ``folder`` that match ``pattern``; EffirError where there are none."""
+    """Add up the bytes of the files below ``folder`` that match ``pattern``; EffirError if there are none."""
     sizes = [path.stat().st_size for path in folder.rglob(pattern) if path.is_file()]
     if not sizes:
-        raise EffirError(f"{folder} holds no {pattern}: run `dvc repro` to make it")
+        raise EffirError(f"{folder} holds no {pattern}: name a folder with the weights of a model")
     return sum(sizes)
 
 
-def cost_report(base: Measured, cut: Measured, served: Served, *, context: int, threads: int) -> dict[str, float]:
-    """Return what ``metrics/cost.json`` holds, ``_base`` for the base model; ``context`` is the tokens a text has.
+def cost_report(
+    shapes: Mapping[str, Shape],
+    weights: Mapping[str, int],
+    queries: Mapping[str, Timing],
+    documents: Mapping[str, Timing],
+    *,
+    context: int,
+    threads: int,
+) -> dict[str, float]:
+    """Return what ``metrics/cost.json`` holds; keys that end in ``_base`` are of the base model.
 
-    ``kept_share`` is of the non-embedding parameters. Speed-ups are base over cut, above 1 is faster: what the cut
-    alone buys, both models in the same runtime. ``served_…`` is what a user gets: the retriever in its own backend and
-    precision, over the base model as it usually runs.
+    ``shapes`` and ``weights`` (bytes on disk) are of the models ``base`` and ``cut``; ``context`` is the tokens of a
+    text. ``queries`` and ``documents``, from :func:`compare_speed`, time both in the same runtime: ``document_speedup``
+    and ``query_speedup`` are the effect of the cut alone. ``served_…`` is what a user gets: the retriever in its own
+    backend and precision, ``served``, over the base model by sentence-transformers' defaults, ``usual``. A speed-up
+    above 1 is faster. ``kept_share`` is of the non-embedding parameters.
     """
+    report: dict[str, float] = {}
+    for name, suffix in (("cut", ""), ("base", "_base")):
+        report |= {
+            f"parameters{suffix}": shapes[name].parameters(embeddings=True),
+            f"parameters{suffix}_without_embeddings": shapes[name].parameters(embeddings=False),
+            f"bytes{suffix}": weights[name],
+            f"flops_per_token{suffix}": shapes[name].flops_per_token(context),
+            f"queries_per_second{suffix}": queries[name].texts_per_second,
+            f"documents_per_second{suffix}": documents[name].texts_per_second,
+        }
     return {
-        **_size(cut, context, ""),
-        **_size(base, context, "_base"),
-        "kept_share": cut.shape.parameters(embeddings=False) / base.shape.parameters(embeddings=False),
-        "flops_speedup": base.shape.flops_per_token(context) / cut.shape.flops_per_token(context),
-        **_spread("query_speedup", speedup(base.queries, cut.queries)),
-        **_spread("document_speedup", speedup(base.documents, cut.documents)),
-        "served_queries_per_second": served.queries.texts_per_second,
-        "served_documents_per_second": served.documents.texts_per_second,
-        **_spread("served_query_speedup", speedup(served.usual_queries, served.queries)),
-        **_spread("served_document_speedup", speedup(served.usual_documents, served.documents)),
+        **report,
+        "kept_share": report["parameters_without_embeddings"] / report["parameters_base_without_embeddings"],
+        "flops_speedup": report["flops_per_token_base"] / report["flops_per_token"],
+        **_speedup("query_speedup", queries, "base", "cut"),
+        **_speedup("document_speedup", documents, "base", "cut"),
+        "served_queries_per_second": queries["served"].texts_per_second,
+        "served_documents_per_second": documents["served"].texts_per_second,
+        **_speedup("served_query_speedup", queries, "usual", "served"),
+        **_speedup("served_document_speedup", documents, "usual", "served"),
         "threads": threads,
     }
 
 
-def _size(model: Measured, context: int, suffix: str) -> dict[str, float]:
-    return {
-        f"parameters{suffix}": model.shape.parameters(embeddings=True),
-        f"parameters{suffix}_without_embeddings": model.shape.parameters(embeddings=False),
-        f"bytes{suffix}": model.bytes,
-        f"flops_per_token{suffix}": model.shape.flops_per_token(context),
-        f"queries_per_second{suffix}": model.queries.texts_per_second,
-        f"documents_per_second{suffix}": model.documents.texts_per_second,
-    }
-
-
-def _spread(name: str, ratio: Speedup) -> dict[str, float]:
-    return {name: ratio.median, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+def _speedup(name: str, timings: Mapping[str, Timing], slow: str, fast: str) -> dict[str, float]:
+    found = ratio(timings[slow].seconds, timings[fast].seconds)
+    return {name: found["median"], f"{name}_low": found["low"], f"{name}_high": found["high"]}

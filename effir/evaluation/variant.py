@@ -11,11 +11,11 @@ from effir.params import Scalar
 class Variant:
     """One run of the pipeline: a DVC experiment, a commit, the working tree or an MLflow run.
 
-    ``params`` are flat (``prune.width``). ``quality``: set to the figures of ``metrics/<set>.json``; ``scores``: set to
-    query id to nDCG@10; ``data``: set to the hash of its corpus, queries and judgements, empty where it is unknown;
-    ``cost``: the figures of ``metrics/cost.json``. ``layers``: the sublayers ``dropped``, as (sublayer, layer), the
-    first first, and the ``widths`` of the MLPs, where they are known. ``losses``: a stage that trained to its loss, as
-    (step, mean over the steps since the one before). ``source`` says where it was read, ``notes`` what to doubt.
+    ``params`` are flat (``prune.width``). ``quality``: set to the content of ``metrics/<set>.json``; ``scores``: set
+    to query id to nDCG@10; ``data``: set to the hash of its corpus, queries and qrels, empty if unknown; ``cost``: the
+    content of ``metrics/cost.json``. ``layers``: if known, the ``dropped`` sublayers in order, as (sublayer, layer),
+    and the ``widths`` of the MLPs. ``losses``: each training stage to its loss, as (step, mean over the steps since the
+    last point). ``source`` says where it was read, ``notes`` what to doubt.
     """
 
     name: str

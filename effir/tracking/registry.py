@@ -1,6 +1,5 @@
 """Model versions and aliases in the MLflow registry."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -11,15 +10,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from effir.files import require, sha256_of, write_json, writing
+from effir.files import read_json, require, sha256_of, write_json
 from effir.params import flatten
-from effir.tracking import Store, open_store, reaching
-from effir.tracking.runs import log_metrics
+from effir.tracking.runs import log_points, points_of
+from effir.tracking.store import Store, open_store, reaching
 
 CONTENT = "effir.sha256"
 PAPERS = "effir"
 CHAMPION, PREVIOUS = "champion", "previous"  # aliases of the version that serves, and of the one that did
-DATA = "retriever"
+DATA, CARD = "retriever", "README.md"
+ALIASES = (  # the description of a registered model, in Markdown
+    f"`{CHAMPION}` serves. `{{alias}}` is the newest version: `effir promote` makes it the {CHAMPION} if it is no "
+    f"worse. `{PREVIOUS}` served before: `effir rollback` makes it the {CHAMPION} again."
+)
 SERVING = ("sentence-transformers", "transformers", "torch")
 
 
@@ -27,7 +30,7 @@ SERVING = ("sentence-transformers", "transformers", "torch")
 class VersionFiles:
     """What a version carries beside its weights, so that it can be judged without the run that made it.
 
-    ``card`` replaces the README.md of the registered folder, ``description`` heads the version (both Markdown);
+    ``card`` is the README.md of the registered folder, ``description`` heads the version (both Markdown);
     ``files``, as JSON by name, lie in the folder ``effir`` of the version's artifacts.
     """
 
@@ -50,18 +53,29 @@ def register_retriever(
 ) -> int:
     """Register the sentence-transformers folder as the next version of model ``name``, move ``alias`` to it, return it.
 
-    A run's folder of the same content is registered once; ``tags`` go on a new version only. The served model takes
+    A run's folder of the same content is registered once; only a new version gets ``tags``. The served model takes
     texts and gives (texts, dimension) float32 vectors, as documents, or as queries with
-    ``params={"prompt_name": "query"}``. EffirError where the folder is missing.
+    ``params={"prompt_name": "query"}``. MissingError if the folder is missing.
     """
     require(folder / "modules.json")
     store, content = open_store(), sha256_of(folder)
     version = _registered(store, name, pipeline_run_id, content)
     if version is None:
         model_id = _upload(store, folder, pipeline_run_id, content, papers)
-        version = _create_version(store, name, model_id, pipeline_run_id, {**tags, CONTENT: content}, papers)
+        _create_model(store, name, alias)
+        own, about = {**tags, CONTENT: content}, papers.description or None
+        made = store.client.create_model_version(
+            name, f"models:/{model_id}", pipeline_run_id, own, description=about, model_id=model_id
+        )
+        version = int(made.version)
     store.client.set_registered_model_alias(name, alias, str(version))
     return version
+
+
+def local_folder(model: Any) -> Path | None:
+    """Return the folder of a logged model if the store is a folder of this file system."""
+    place = urlsplit(model.artifact_location)
+    return Path(unquote(place.path)) if place.scheme == "file" else None
 
 
 def _registered(store: Store, name: str, run: str, content: str) -> int | None:
@@ -69,74 +83,50 @@ def _registered(store: Store, name: str, run: str, content: str) -> int | None:
     return next((int(version.version) for version in found if version.tags.get(CONTENT) == content), None)
 
 
-def _create_version(
-    store: Store, name: str, model_id: str, run: str, tags: Mapping[str, str], papers: VersionFiles
-) -> int:
+def _create_model(store: Store, name: str, alias: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        store.client.create_registered_model(name)
+        store.client.create_registered_model(name, description=ALIASES.format(alias=alias))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"models:/{model_id}"
-    made = store.client.create_model_version(
-        name, source, run, dict(tags), description=papers.description or None, model_id=model_id
-    )
-    return int(made.version)
 
 
 def _upload(store: Store, folder: Path, run: str, content: str, papers: VersionFiles) -> str:
-    """Put the folder into the store as a logged model of ``run``; what a killed process began is completed."""
+    """Put the folder into the store as a logged model of ``run``; complete what a killed process began."""
     condition = f"source_run_id = '{run}' and tags.`{CONTENT}` = '{content}'"
     begun = store.client.search_logged_models([store.experiment_id], condition)
     model = begun[0] if begun else _begin(store, run, content, papers)
     if model.status != "READY":
+        _put_weights(store, model, folder, papers)
         with tempfile.TemporaryDirectory() as draft:
             package = Path(draft, "package")
             _write_package(package, model, folder)
+            for file, value in papers.files.items():
+                write_json(package / PAPERS / file, value)
+            if papers.card:
+                (package / "data" / DATA / CARD).write_text(papers.card, encoding="utf-8")
             store.client.log_model_artifacts(model.model_id, str(package))
-        _put(store, model, folder)
-        _put_papers(store, model, papers)
-        log_metrics(store, run, papers.metrics, model_id=model.model_id)
+        log_points(store, run, points_of(papers.metrics), model.model_id)
         store.client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
 
 
-def _put(store: Store, model: Any, folder: Path) -> None:
-    """Add the weights: hard links where the store is a folder of this file system, so that they lie there once.
+def _put_weights(store: Store, model: Any, folder: Path, papers: VersionFiles) -> None:
+    """Add the retriever's folder, as hard links if the store is a folder of this file system: no byte is copied.
 
-    That holds through a server too where clients write artifacts themselves (`--no-serve-artifacts` and a `file://`
-    root). One that passes artifacts on never tells where they lie, so it is sent a copy. A link is safe, because
-    nothing here writes into a file: DVC and effir replace files whole.
+    That holds for a server too if its clients write artifacts themselves (`--no-serve-artifacts` and a `file://` root).
+    A server that passes artifacts on gets a copy. A link is safe: DVC and effir replace files, and never write into
+    one. Another model card comes with the package, and MLflow must not write it through a link.
     """
-    if not model.artifact_location.startswith("file://"):
+    place = local_folder(model)
+    if place is None:
         store.client.log_model_artifacts(model.model_id, str(folder), f"data/{DATA}")
         return
-    place = Path(unquote(urlsplit(model.artifact_location).path), "data", DATA)
-    shutil.copytree(folder, place, copy_function=_link, dirs_exist_ok=True)
-
-
-def _put_papers(store: Store, model: Any, papers: VersionFiles) -> None:
-    """Add the papers, last: in a local store the card replaces a link, and never writes through it."""
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder)
-        for file, content in papers.files.items():
-            write_json(draft / PAPERS / file, content)
-        if papers.files:
-            store.client.log_model_artifacts(model.model_id, str(draft / PAPERS), PAPERS)
-        if papers.card:
-            (draft / "README.md").write_text(papers.card, encoding="utf-8")
-            _replace(store, model, draft / "README.md", f"data/{DATA}")
-
-
-def _replace(store: Store, model: Any, file: Path, folder: str) -> None:
-    if model.artifact_location.startswith("file://"):
-        place = Path(unquote(urlsplit(model.artifact_location).path), folder, file.name)
-        with writing(place) as draft:
-            shutil.copyfile(file, draft)
-    else:
-        store.client.log_model_artifact(model.model_id, str(file), folder)
+    shutil.copytree(folder, place / "data" / DATA, copy_function=_link, dirs_exist_ok=True)
+    if papers.card:
+        (place / "data" / DATA / CARD).unlink(missing_ok=True)
 
 
 def _link(source: str, target: str) -> str:
@@ -158,7 +148,7 @@ def _begin(store: Store, run: str, content: str, papers: VersionFiles) -> Any:
 
 
 def _write_package(package: Path, model: Any, folder: Path) -> None:
-    """Write all of an MLflow model but its weights, which travel once, from ``folder`` to the store.
+    """Write all of an MLflow model except its weights, which go from ``folder`` to the store directly.
 
     MLflow's own sentence-transformers loader serves it: it trusts the code in the folder and passes params to
     ``encode``, so neither effir nor a pickle is needed, and nothing is loaded here.
@@ -187,7 +177,7 @@ def _signature(folder: Path) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    dimension = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    dimension = read_json(folder / "config.json")["hidden_size"]
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, dimension))]),

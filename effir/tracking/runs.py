@@ -1,4 +1,4 @@
-"""MLflow runs of a pipeline: one an identity, with the runs of its stages nested in it."""
+"""MLflow runs of a pipeline: one for each identity, with the runs of its stages nested in it."""
 
 import hashlib
 import json
@@ -9,21 +9,21 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from effir.files import project_root, read_json
 from effir.params import flatten
-from effir.tracking import Store, open_store, reaching, store_lock
+from effir.tracking.store import DESCRIPTION, Store, open_store, reaching, store_lock
 
 Point = tuple[str, float, int, int]  # metric, value, milliseconds since 1970, step
-Item = TypeVar("Item")
 
 PARENT = "mlflow.parentRunId"
 STAGE = "effir.stage"
 PIPELINE = "effir.pipeline"
 MADE_BY = "effir.made_by"
 LATE = "effir.logged_late"
-DESCRIPTION = "mlflow.note.content"
+HASHES = "dvc.lock.json"
+HEAD = ("rev-parse", "--verify", "--quiet", "HEAD")
 
 
 def pipeline_identity(params: Mapping[str, Any]) -> dict[str, str]:
@@ -31,14 +31,14 @@ def pipeline_identity(params: Mapping[str, Any]) -> dict[str, str]:
     canonical = json.dumps(params, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return {
         "effir.experiment": os.environ.get("DVC_EXP_NAME") or "workspace",
-        "effir.baseline": os.environ.get("DVC_EXP_BASELINE_REV") or _git_head(),
+        "effir.baseline": os.environ.get("DVC_EXP_BASELINE_REV") or git(project_root(), *HEAD).strip() or "no-commit",
         "effir.params": hashlib.sha256(canonical.encode()).hexdigest(),
     }
 
 
 @reaching()
 def pipeline_run(params: Mapping[str, Any]) -> str:
-    """Id of the one pipeline run with this identity, made where there is none."""
+    """Return the id of the one pipeline run with this identity; create it if there is none."""
     store, identity = open_store(), pipeline_identity(params)
     digest = hashlib.sha256("\n".join(identity.values()).encode()).hexdigest()
     with store_lock():
@@ -60,21 +60,23 @@ def finish_pipeline(
     description: str = "",
     card: str = "",
 ) -> str:
-    """Complete the pipeline run, name it ``run_name``, end it FINISHED and return its id; twice adds nothing twice.
+    """Complete the pipeline run, name it ``run_name``, end it FINISHED and return its id; a second call adds nothing.
 
-    ``records`` holds ``<stage>.json`` of each of ``stages`` (EffirError where one is missing); a stage that was made by
-    another pipeline run gets a nested run that says so. ``artifacts`` given by relative paths keep their folders.
+    ``records`` holds ``<stage>.json`` of each of ``stages`` (MissingError if one is missing); a stage that
+    another pipeline run made gets a nested run that says so. ``artifacts`` given by relative paths keep their folders.
     ``hashes`` (DVC path to md5) become the artifact ``dvc.lock.json``, the model ``card`` becomes ``README.md``;
     ``description`` is Markdown that MLflow shows at the head of the run.
     """
     made_by = [read_json(records / f"{stage}.json") for stage in stages]
     store, pipeline = open_store(), pipeline_run(params)
     log_params(store, pipeline, params)
-    _log_changed_metrics(store, pipeline, metrics)
+    known = store.client.get_run(pipeline).data.metrics
+    new = {key: value for key, value in metrics.items() if known.get(_name(key)) != value}
+    log_points(store, pipeline, points_of(new))
     for path in artifacts:
         folder = None if path.is_absolute() or path.parent == Path() else path.parent.as_posix()
         store.client.log_artifact(pipeline, str(path), folder)
-    store.client.log_dict(pipeline, dict(sorted((hashes or {}).items())), "dvc.lock.json")
+    store.client.log_dict(pipeline, dict(sorted((hashes or {}).items())), HASHES)
     if card:
         store.client.log_text(pipeline, card, "README.md")
     if description:
@@ -90,41 +92,40 @@ def finish_pipeline(
 
 def _show_cached(store: Store, pipeline: str, stage: str, made_by: str) -> None:
     """Nest an ended run for a stage whose outputs were made by run ``made_by`` of another pipeline run."""
-    shown = runs_where(store, f"tags.`{PARENT}` = '{pipeline}' and tags.`{MADE_BY}` = '{made_by}'")
-    if shown and shown[0].info.status == "FINISHED":
-        return
-    tags = {PARENT: pipeline, STAGE: stage, "effir.cached": "true", MADE_BY: made_by}
     made = known_run(store, made_by)
-    # Its own times, so that stages stand in order; a nested run that a killed process began goes on.
+    # With its own times the stages stand in order.
     started, ended = (made.info.start_time, made.info.end_time) if made else (None, None)
-    run = shown[0].info.run_id if shown else create_run(store, stage, tags, started)
-    if made:
-        _copy_metrics(store, made, run)
+    run = _nested(store, pipeline, stage, MADE_BY, made_by, started)
+    store.client.set_tag(run, "effir.cached", "true")
+    for name in made.data.metrics if made else ():
+        history = store.client.get_metric_history(made_by, name)
+        log_points(store, run, [(p.key, p.value, p.timestamp, p.step) for p in history])
     store.client.set_terminated(run, "FINISHED", ended)
 
 
 def log_late(store: Store, pipeline: str, record: Mapping[str, Any]) -> str:
-    """Bring into the store what a stage's record kept while the store was away; return the stage's run.
+    """Send to the store what a stage's record kept while the store was away; return the stage's run.
 
-    Where it has none here, that is a nested run tagged ``effir.logged_late``.
+    If it has no run in this store, that is a nested run with the tag ``effir.logged_late``.
     """
-    kept, made = record["unlogged"], known_run(store, record["run_id"]) if record["run_id"] else None
-    run = made.info.run_id if made else _late_run(store, pipeline, record)
-    log_points(store, run, [(name, value, time_, step) for name, value, time_, step in kept["points"]])
+    kept, run = record["unlogged"], record["run_id"]
+    if not run or not known_run(store, run):
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        run = _nested(store, pipeline, record["stage"], LATE, digest, kept["started"])
+    log_points(store, run, kept["points"])
     store.client.set_terminated(run, "FINISHED", kept["started"] + int(record["seconds"] * 1000))
     return str(run)
 
 
-def _late_run(store: Store, pipeline: str, record: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-    for shown in runs_where(store, f"tags.`{PARENT}` = '{pipeline}' and tags.`{LATE}` = '{digest}'"):
-        return str(shown.info.run_id)
-    tags = {PARENT: pipeline, STAGE: record["stage"], LATE: digest}
-    return create_run(store, record["stage"], tags, record["unlogged"]["started"])
+def _nested(store: Store, pipeline: str, stage: str, tag: str, value: str, started: int | None) -> str:
+    """Return the nested run of the pipeline with this tag; create it if there is none, so that it is there once."""
+    for run in runs_where(store, f"tags.`{PARENT}` = '{pipeline}' and tags.`{tag}` = '{value}'"):
+        return str(run.info.run_id)
+    return create_run(store, stage, {PARENT: pipeline, STAGE: stage, tag: value}, started)
 
 
 def known_run(store: Store, run: str) -> Any:
-    """Return the run, or None where it was made with another store, or deleted since."""
+    """Return the run, or None if it is of another store, or was deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -135,14 +136,8 @@ def known_run(store: Store, run: str) -> Any:
         raise
 
 
-def _copy_metrics(store: Store, source: Any, target: str) -> None:
-    for name in source.data.metrics:
-        history = store.client.get_metric_history(source.info.run_id, name)
-        log_points(store, target, [(p.key, p.value, p.timestamp, p.step) for p in history])
-
-
-def points_of(metrics: Mapping[str, float], step: int) -> list[Point]:
-    """Give each metric a point, now; values that are not finite are left out."""
+def points_of(metrics: Mapping[str, float], step: int = 0) -> list[Point]:
+    """Give each metric a point in time, now; values that are not finite are left out."""
     now = int(time.time() * 1000)
     return [(_name(key), float(value), now, step) for key, value in metrics.items() if math.isfinite(value)]
 
@@ -155,20 +150,8 @@ def log_points(store: Store, run: str, points: Sequence[Point], model_id: str | 
         store.client.log_batch(run, metrics=batch)
 
 
-def log_metrics(
-    store: Store, run: str, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None
-) -> None:
-    """Add a point to each metric of a run, and of its logged model ``model_id``; those not finite are left out."""
-    log_points(store, run, points_of(metrics, step), model_id)
-
-
-def _log_changed_metrics(store: Store, run: str, metrics: Mapping[str, float]) -> None:
-    known = store.client.get_run(run).data.metrics
-    log_metrics(store, run, {key: value for key, value in metrics.items() if known.get(_name(key)) != value}, step=0)
-
-
 def log_params(store: Store, run: str, params: Mapping[str, Any]) -> None:
-    """Log nested params flat, those that the run has not yet: MLflow's params never change."""
+    """Log nested params flat, as far as the run does not have them yet: MLflow's params never change."""
     from mlflow.entities import Param
 
     known = store.client.get_run(run).data.params
@@ -182,12 +165,12 @@ def _name(key: str) -> str:
     return re.sub(r"[^\w\-. /:]", "_", key.replace("@", "_at_"))
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def runs_where(store: Store, condition: str) -> list[Any]:
-    """Find the runs that a condition in MLflow's search language holds for, the oldest first."""
+    """Find the runs that match a condition in MLflow's search language, the oldest first."""
     return list(store.client.search_runs([store.experiment_id], condition, order_by=["attributes.start_time ASC"]))
 
 
@@ -196,9 +179,9 @@ def create_run(store: Store, name: str, tags: Mapping[str, str], started: int | 
     return str(store.client.create_run(store.experiment_id, started, dict(tags), name).info.run_id)
 
 
-def _git_head() -> str:
-    command = ["git", "-C", str(project_root()), "rev-parse", "--verify", "--quiet", "HEAD"]
+def git(root: Path, *arguments: str) -> str:
+    """Return what git prints in ``root``, or nothing if it fails or is not installed."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "no-commit"
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout
+    except OSError:
+        return ""

@@ -1,4 +1,4 @@
-"""The run of one stage: what it logs is sent at once, and kept while the store is away."""
+"""The MLflow run of one stage: metrics are sent at once, and kept in the stage's record while the store is away."""
 
 import os
 import socket
@@ -12,22 +12,10 @@ from typing import Any
 import psutil
 
 from effir.files import write_json
-from effir.tracking import Store, first_line, open_store, reaching, store_errors
-from effir.tracking.runs import (
-    PARENT,
-    STAGE,
-    Point,
-    create_run,
-    log_params,
-    log_points,
-    pipeline_run,
-    points_of,
-    runs_where,
-)
-from effir.tracking.server import StoreError, require_answer
+from effir.tracking.runs import PARENT, STAGE, Point, create_run, log_points, pipeline_run, points_of, runs_where
+from effir.tracking.store import Store, StoreError, explained, open_store, quick, reaching, store_errors
 
-PAUSE_SECONDS = 60.0  # between two attempts: a lost server may take a tenth of a training's time, not more
-LAST_SECONDS = 30.0  # at the end of a stage, for a server that is just being restarted
+PAUSE_SECONDS = 60.0  # between two attempts: waiting for a lost server takes at most a sixth of a training's time
 PROCESS = "effir.process"
 WITHOUT = "or set tracking.required: false to run without it"
 
@@ -36,16 +24,15 @@ Say = Callable[[str], object]
 
 @dataclass
 class StageRun:
-    """The open MLflow run of one stage; what is logged shows at once.
+    """The open MLflow run of one stage.
 
-    ``id`` and ``store`` are None where the store was away from the start. ``kept`` are the points that were not sent
-    yet, ``lost`` names what else was not, and ``reason`` says why.
+    ``id`` and ``store`` are None if the store was away from the start. ``kept`` are the points that were not sent yet,
+    and ``reason`` says why.
     """
 
     id: str | None
     store: Store | None
     kept: list[Point] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
     reason: str = ""
     next_attempt: float = 0.0
 
@@ -56,38 +43,24 @@ class StageRun:
         """
         self.kept += points_of(metrics, step or 0)
         if time.monotonic() >= self.next_attempt:
-            self._reach(lambda store, run: None)
+            with quick():
+                self._send()
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log nested params flat: ``prune.width``."""
-        if not self._reach(lambda store, run: log_params(store, run, params)):
-            self.lost.append(f"params {', '.join(params)}")
+    def end(self, status: str, wait: bool = False) -> bool:
+        """Send what is kept and end the run; False if the store is away. ``wait`` for one that restarts."""
+        with quick(wait):
+            return self._send(status)
 
-    def log_artifact(self, path: Path) -> None:
-        """Keep a copy of a file or folder with the run."""
-        if not self._reach(lambda store, run: store.client.log_artifact(run, str(path))):
-            self.lost.append(f"artifact {path}")
-
-    def end(self, status: str, patience: float = 0.0) -> bool:
-        """Send what is kept and end the run, trying for ``patience`` seconds; False where the store stays away."""
-        deadline = time.monotonic() + patience
-        while not self._reach(lambda store, run: store.client.set_terminated(run, status)):
-            if self.id is None or time.monotonic() >= deadline:
-                return False
-            time.sleep(1)
-        return True
-
-    def _reach(self, send: Callable[[Store, str], object]) -> bool:
-        """Send what is kept, then what is new; False where the store is away, or refuses it."""
+    def _send(self, status: str = "") -> bool:
         if self.store is None or self.id is None:
             return False
         try:
-            require_answer(self.store.uri)
             log_points(self.store, self.id, self.kept)
             self.kept.clear()
-            send(self.store, self.id)
+            if status:
+                self.store.client.set_terminated(self.id, status)
         except store_errors() as error:
-            self.reason = error.what if isinstance(error, StoreError) else first_line(error)
+            self.reason = explained(self.store.uri, error).what
             self.next_attempt = time.monotonic() + PAUSE_SECONDS
             return False
         return True
@@ -101,25 +74,27 @@ def stage_run(
 
     The run ends FINISHED, or KILLED on KeyboardInterrupt and SystemExit, or FAILED on any other exception, which goes
     on; the pipeline run then ends with it. A run of the same stage that a killed process left RUNNING ends KILLED.
-    StoreError, before the block, where the store is away and ``required``. One that goes away later ends no work: then,
-    and where it is not required, ``record`` keeps the points for ``finish_pipeline``, and ``say`` is told.
+    Raises StoreError, before the block, if the store is away and ``required``. A store that goes away later ends no
+    work: then, and if it is not required, ``record`` keeps the points for ``finish_pipeline``, and ``say`` is told.
     """
     run, pipeline = _begin(stage, params, required, say)
     began, started = time.time(), time.monotonic()
     try:
         yield run
         seconds = round(time.monotonic() - started, 3)
-        done = run.end("FINISHED", LAST_SECONDS if required else 0.0)
+        done = run.end("FINISHED", wait=required)
         about = {"stage": stage, "run_id": run.id, "pipeline_run_id": pipeline, "seconds": seconds}
-        write_json(record, about if done else {**about, "unlogged": _unlogged(run, began)})
+        unlogged = {} if done else {"unlogged": {"started": int(began * 1000), "points": run.kept}}
+        write_json(record, about | unlogged)
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
-        with suppress(Exception):  # what went wrong in the stage is what its reader must see
+        with suppress(Exception):  # the reader must see what went wrong in the stage
             if run.store is not None and run.end(status):
                 run.store.client.set_terminated(pipeline, status)
         raise
-    if not done or run.lost:
-        say(f"{stage} is not logged, because {run.reason}: {_left(run, record)}")
+    if not done:
+        kept = f"{len(run.kept)} metric points are kept in {record}, and the stage register logs them later"
+        say(f"{stage} is not logged, because {run.reason}: {kept}")
 
 
 def _begin(stage: str, params: Mapping[str, Any], required: bool, say: Say) -> tuple[StageRun, str | None]:
@@ -131,16 +106,18 @@ def _begin(stage: str, params: Mapping[str, Any], required: bool, say: Say) -> t
                 store.client.set_terminated(dead.info.run_id, "KILLED")
             close_dead(store)
             store.client.update_run(pipeline, "RUNNING")
-            return StageRun(create_run(store, stage, {PARENT: pipeline, STAGE: stage, PROCESS: _us()}), store), pipeline
+            # With the start of the process: its id alone is given to another process later.
+            ours = f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
+            return StageRun(create_run(store, stage, {PARENT: pipeline, STAGE: stage, PROCESS: ours}), store), pipeline
     except StoreError as gone:
         if required:
             raise StoreError(gone.what, f"{gone.remedy}, {WITHOUT}") from None
-        say(f"{gone.what}: {stage} runs without it, as tracking.required is false")
+        say(f"{gone.what}: {stage} runs without it, because tracking.required is false")
         return StageRun(None, None, reason=gone.what), None
 
 
 def close_dead(store: Store) -> None:
-    """End as KILLED what processes of this machine that are gone left RUNNING: stage runs, and their pipeline runs."""
+    """End as KILLED the stage runs, and their pipeline runs, that dead processes of this machine left RUNNING."""
     ours = f"status = 'RUNNING' and tags.`{PROCESS}` LIKE '{socket.gethostname()}:%'"
     for run in runs_where(store, ours):
         pid, began = run.data.tags[PROCESS].rsplit(":", 2)[1:]
@@ -151,24 +128,9 @@ def close_dead(store: Store) -> None:
                 store.client.set_terminated(pipeline, "KILLED")
 
 
-def _us() -> str:
-    """Name this process for as long as it lives: a process id alone is given to others later."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
-
-
 def _lives(pid: int, began: int) -> bool:
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - began) < 2 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _unlogged(run: StageRun, began: float) -> dict[str, Any]:
-    return {"started": int(began * 1000), "points": run.kept}
-
-
-def _left(run: StageRun, record: Path) -> str:
-    """Say what is not in the store, and how it gets there."""
-    kept = f"{len(run.kept)} metric points are kept in {record}, from where the stage register logs them"
-    return "; ".join([kept, *(f"the {item} is lost" for item in run.lost)])

@@ -1,4 +1,4 @@
-"""Search quality: BEIR's own figures, every judged query counted, and bounds and p-values that can be worked out."""
+"""Search quality: BEIR's own metrics, every query of the qrels counted, and bounds and p-values derived by hand."""
 
 import json
 import tracemalloc
@@ -12,45 +12,54 @@ from effir.evaluation.metrics import CUTOFFS, evaluate_run, summary
 from effir.evaluation.significance import bootstrap_bounds, bootstrap_ratio, paired_test
 
 Run = dict[str, dict[str, float]]
-Judgements = dict[str, dict[str, int]]
+Qrels = dict[str, dict[str, int]]
 
 
-def graded_collection(seed: int) -> tuple[Run, Judgements]:
+def graded_collection(seed: int) -> tuple[Run, Qrels]:
     """40 queries, 150 hits each with many equal scores, grades 0 to 3; some documents share their query's id."""
     rng = np.random.default_rng(seed)
     names = [f"{number}" for number in range(400)]
-    run, judgements = {}, {}
+    run, qrels = {}, {}
     for query in names[:40]:
         hits = [names[i] for i in rng.permutation(400)[:150]]
         scores = np.sort(rng.integers(0, 90, 150))[::-1] / 90
         run[query] = dict(zip(hits, scores.tolist(), strict=True))
         judged = [query, *rng.choice(hits, 12, replace=False), *rng.choice(names, 6, replace=False)]
-        judgements[query] = {str(document): int(rng.integers(0, 4)) for document in judged}
-    return run, judgements
+        qrels[query] = {str(document): int(rng.integers(0, 4)) for document in judged}
+    return run, qrels
 
 
-def beirs_own(run: Run, judgements: Judgements) -> dict[str, float]:
+def beirs_own(run: Run, qrels: Qrels) -> dict[str, float]:
     copy = {query: dict(hits) for query, hits in run.items()}  # BEIR pops identical ids out of what it is given
-    ndcg, mean_ap, recall, _ = EvaluateRetrieval.evaluate(judgements, copy, list(CUTOFFS))
-    mrr = EvaluateRetrieval.evaluate_custom(judgements, copy, list(CUTOFFS), metric="mrr")
+    ndcg, mean_ap, recall, _ = EvaluateRetrieval.evaluate(qrels, copy, list(CUTOFFS))
+    mrr = EvaluateRetrieval.evaluate_custom(qrels, copy, list(CUTOFFS), metric="mrr")
     return {key.lower().replace("@", "_at_"): value for key, value in {**ndcg, **mean_ap, **recall, **mrr}.items()}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_means_are_beirs_own(seed: int) -> None:
-    run, judgements = graded_collection(seed)
-    means = evaluate_run(run, judgements).means()
-    theirs = beirs_own(run, judgements)
+    run, qrels = graded_collection(seed)
+    means = evaluate_run(run, qrels).means()
+    theirs = beirs_own(run, qrels)
     assert means.keys() == theirs.keys()
     assert len(means) == 16
     for measure, mean in means.items():
         assert mean == pytest.approx(theirs[measure], abs=1e-5), measure  # BEIR rounds to 5 digits
 
 
+def test_means_that_beir_measures_otherwise_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(*arguments: object) -> tuple[dict[str, float], ...]:
+        return {"NDCG@10": 0.99998}, {}, {}, {}
+
+    monkeypatch.setattr(EvaluateRetrieval, "evaluate", other)
+    with pytest.raises(EffirError, match=r"ndcg_at_10 is 1\.000000, but BEIR's EvaluateRetrieval gives 0\.99998"):
+        evaluate_run({"q": {"a": 1.0}}, {"q": {"a": 1}})
+
+
 def test_a_small_run_scores_as_worked_out_by_hand() -> None:
     run = {"q": {"x": 3.0, "a": 2.0, "b": 1.0}}
-    judgements = {"q": {"a": 1, "b": 2, "c": 0, "d": 1}}
-    scores = evaluate_run(run, judgements).scores["q"]
+    qrels = {"q": {"a": 1, "b": 2, "c": 0, "d": 1}}
+    scores = evaluate_run(run, qrels).scores["q"]
     # a (grade 1) stands second, b (grade 2) third: DCG = 1/log2(3) + 2/log2(4); ideal: 2, 1, 1 at ranks 1, 2, 3.
     gain, ideal = 1 / np.log2(3) + 2 / 2, 2 + 1 / np.log2(3) + 1 / 2
     assert scores["ndcg_at_10"] == pytest.approx(gain / ideal)
@@ -60,9 +69,9 @@ def test_a_small_run_scores_as_worked_out_by_hand() -> None:
 
 
 def test_judged_queries_that_the_run_lacks_count_as_zero() -> None:
-    judgements = {"found": {"a": 1}, "empty": {"b": 1}, "missing": {"c": 1}, "unrelated": {"d": 0}}
+    qrels = {"found": {"a": 1}, "empty": {"b": 1}, "missing": {"c": 1}, "unrelated": {"d": 0}}
     run: Run = {"found": {"a": 1.0}, "empty": {}, "unrelated": {"d": 1.0}, "not judged": {"a": 1.0}}
-    quality = evaluate_run(run, judgements)
+    quality = evaluate_run(run, qrels)
     assert quality.queries == 4
     # 1 for the found query, 0 for three others; BEIR would average nDCG over the 3 queries of the run.
     assert quality.means()["ndcg_at_10"] == quality.means()["mrr_at_10"] == 0.25
@@ -82,9 +91,9 @@ def test_a_document_with_its_querys_id_is_left_out_and_the_run_stays_as_it_was()
 
 
 def test_an_evaluation_of_nothing_is_refused() -> None:
-    with pytest.raises(EffirError, match="no judgements"):
+    with pytest.raises(EffirError, match="no relevance judgements"):
         evaluate_run({"q": {"a": 1.0}}, {})
-    with pytest.raises(EffirError, match="none of the judged queries"):
+    with pytest.raises(EffirError, match="no query of the qrels"):
         evaluate_run({"other": {"a": 1.0}}, {"q": {"a": 1}})
 
 
@@ -187,5 +196,5 @@ def test_what_is_kept_is_bounded_over_the_same_drawn_queries() -> None:
 def test_there_is_nothing_to_keep_of_nothing() -> None:
     with pytest.raises(EffirError, match="2 are unpaired"):
         bootstrap_ratio({"q": 1.0, "r": 1.0}, {"q": 1.0, "s": 1.0})
-    with pytest.raises(EffirError, match="nothing to keep of a mean of 0"):
+    with pytest.raises(EffirError, match="no share of a mean of 0"):
         bootstrap_ratio({"q": 1.0}, {"q": 0.0})

@@ -8,8 +8,8 @@ import pytest
 
 from effir.evaluation.plots import draw_loss, draw_quality, draw_redundancy, draw_slimming
 
-FIGURES = {f"{measure}_at_{k}": 0.1 * i for measure in ("ndcg", "recall") for i, k in enumerate((1, 5, 10, 100), 1)}
-QUALITY = FIGURES | {"ndcg_at_10": 0.5, "ndcg_at_10_low": 0.4, "ndcg_at_10_high": 0.55, "queries": 300}
+METRICS = {f"{measure}_at_{k}": 0.1 * i for measure in ("ndcg", "recall") for i, k in enumerate((1, 5, 10, 100), 1)}
+QUALITY = METRICS | {"ndcg_at_10": 0.5, "ndcg_at_10_low": 0.4, "ndcg_at_10_high": 0.55, "queries": 300}
 REDUNDANCY = {"samples": 256, "tokens": 9000, "attention": [0.5, 0.2], "mlp": [0.3, 0.1], "block": [0.6, 0.3]}
 SLIMMING: dict[str, Any] = {
     "method": "slimming",
@@ -28,13 +28,13 @@ PLOTS: dict[str, Draw] = {
     "unslimmed": lambda into: draw_slimming(SLIMMING | {"scores": None}, into),
     "loss": lambda into: draw_loss(LOSS, into),
     "no loss": lambda into: draw_loss([], into),
-    "quality": lambda into: draw_quality("apidocs", QUALITY, FIGURES, into),
+    "quality": lambda into: draw_quality("apidocs", QUALITY, METRICS, into),
 }
 CHANGED: dict[str, Draw] = {
     "redundancy": lambda into: draw_redundancy(REDUNDANCY | {"mlp": [0.3, 0.2]}, into),
     "slimming": lambda into: draw_slimming(SLIMMING | {"widths": [32, 16, 16]}, into),
     "loss": lambda into: draw_loss(LOSS[:1], into),
-    "quality": lambda into: draw_quality("apidocs", QUALITY | {"ndcg_at_10_low": 0.1}, FIGURES, into),
+    "quality": lambda into: draw_quality("apidocs", QUALITY | {"ndcg_at_10_low": 0.1}, METRICS, into),
 }
 
 
@@ -44,20 +44,20 @@ def pixels(path: Path) -> "np.ndarray[Any, Any]":
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_a_plot_is_a_picture_and_equal_figures_give_equal_bytes(tmp_path: Path, name: str) -> None:
+def test_a_plot_is_an_image_and_equal_numbers_give_equal_bytes(tmp_path: Path, name: str) -> None:
     one, other = tmp_path / "one.png", tmp_path / "other.png"
     PLOTS[name](one)
     PLOTS[name](other)
     assert one.read_bytes() == other.read_bytes()
-    picture = pixels(one)
-    assert picture.shape[0] > 300
-    assert picture.shape[1] > 600
-    assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20  # axes and letters at least
+    image = pixels(one)
+    assert image.shape[0] > 300
+    assert image.shape[1] > 600
+    assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 20  # axes and letters at least
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_other_figures_give_another_picture(tmp_path: Path, name: str) -> None:
+def test_other_numbers_give_another_image(tmp_path: Path, name: str) -> None:
     PLOTS[name](tmp_path / "one.png")
     CHANGED[name](tmp_path / "other.png")
     assert not np.array_equal(pixels(tmp_path / "one.png"), pixels(tmp_path / "other.png"))

@@ -1,5 +1,6 @@
 """Real tracking servers: `mlflow server` on sqlite, and on PostgreSQL where Debian's package is installed."""
 
+import atexit
 import json
 import os
 import pwd
@@ -8,17 +9,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 
-from effir.tracking import open_store
 from effir.tracking.runs import finish_pipeline, pipeline_run
+from effir.tracking.store import open_store
 
 CHECKOUT = Path(__file__).parents[2]
 NAME = "effir-retriever"
@@ -110,17 +113,29 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def in_project(root: Path, patch: pytest.MonkeyPatch) -> None:
-    """Work in ``root`` as in a project of its own: the default params, no store yet."""
+    """Work in ``root`` as in a project of its own: the default params, a store without runs."""
     for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         patch.delenv(name, raising=False)
     patch.setenv("DVC_ROOT", str(root))
     patch.chdir(root)
     shutil.copyfile(CHECKOUT / "params.yaml", root / "params.yaml")
+    shutil.copyfile(empty_database(), root / "mlflow.db")
+
+
+@cache
+def empty_database() -> Path:
+    """Create MLflow's tables once: they take seconds."""
+    from mlflow import MlflowClient
+
+    path = Path(tempfile.mkdtemp(prefix="effir-mlflow-"), "mlflow.db")
+    atexit.register(shutil.rmtree, path.parent)
+    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_experiments()
+    return path
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project root with the default params and no store yet."""
+    """A project root with the default params and a store without runs."""
     in_project(tmp_path, monkeypatch)
     return tmp_path
 

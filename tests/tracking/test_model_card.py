@@ -1,13 +1,23 @@
+import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import yaml
 
-from effir.lab.overrides import set_over
-from effir.lab.space import Value
+from effir.lab.settings import Value, set_over
 from effir.params import check_params
-from effir.tracking.model_card import description, model_card, recipe, result_table
-from effir.tracking.provenance import GitState, Origin
+from effir.tracking.model_card import (
+    GitState,
+    Origin,
+    description,
+    git_state,
+    licences_of,
+    model_card,
+    recipe,
+    result_table,
+)
 
 QUALITY = {
     "apidocs": {
@@ -37,11 +47,11 @@ def test_the_result_table_has_a_row_a_set_and_one_of_cost() -> None:
     assert table[-1] == "| 68.7 M (64.7%) | 1.55 times fewer | 1.51 times as fast | 1.48 times as fast | 388 MB |"
 
 
-def test_a_description_begins_with_the_main_figures() -> None:
+def test_a_description_begins_with_the_main_metrics() -> None:
     assert description(QUALITY, COST).startswith("0.637 on apidocs, 65% kept, 1.5x speed\n\n| set |")
 
 
-def test_the_cards_front_matter_holds_figures_and_licence_as_the_hub_reads_them() -> None:
+def test_the_cards_front_matter_holds_metrics_and_licence_as_the_hub_reads_them() -> None:
     card = model_card("d10-w0.96-s0", QUALITY, COST, ORIGIN, {"query": "query: ", "document": ""}, "")
     _, front, body = card.split("---\n", 2)
     data = yaml.safe_load(front)
@@ -75,9 +85,10 @@ def said(settings: Mapping[str, Value]) -> str:
 
 
 def test_the_card_says_what_was_done_and_nothing_else() -> None:
+    teacher = "distilled from `wheel:b==2/model`"
     assert said({}) == (
-        "tuned for 60 steps, taught by `wheel:b==2/model`; 10 blocks dropped; restored for 120 steps; "
-        "96% of its MLP channels kept; healed for 60 steps, taught by its own whole"
+        f"fine-tuned uncompressed for 60 steps, {teacher}; 10 blocks dropped; hidden states distilled for 120 steps; "
+        "96% of its MLP channels kept; fine-tuned for 60 steps, distilled from its uncompressed model"
     )
     paper: dict[str, Value] = {
         "finetune_full.steps": 0,
@@ -85,16 +96,70 @@ def test_the_card_says_what_was_done_and_nothing_else() -> None:
         "analyze.sublayer": "mlp",
         "prune.width": 0.7,
     }
-    healed = "10 MLPs dropped; 70% of its MLP channels kept; healed for 60 steps, taught by `wheel:b==2/model`"
-    assert said(paper) == healed
-    assert said({**paper, "training.teacher": ""}) == healed.partition(", taught")[0]
-    assert said({**paper, "finetune.steps": 0}) == healed.partition("; healed")[0]
-    whole: dict[str, Value] = {"prune.depth": 0, "prune.width": 1.0, "finetune.steps": 0}
-    assert said(whole) == "tuned for 60 steps, taught by `wheel:b==2/model`"
-    assert said({**whole, "finetune_full.steps": 0}) == "nothing was cut or trained"
-    assert "made of `wheel:a==1`: 10 MLPs dropped.\n" in model_card("a", QUALITY, COST, ORIGIN, {}, "10 MLPs dropped")
+    made = f"10 MLPs dropped; 70% of its MLP channels kept; fine-tuned for 60 steps, {teacher}"
+    assert said(paper) == made
+    assert said({**paper, "training.teacher": ""}) == made.partition(", distilled")[0]
+    assert said({**paper, "finetune.steps": 0}) == made.partition("; fine-tuned")[0]
+    uncut: dict[str, Value] = {"prune.depth": 0, "prune.width": 1.0, "finetune.steps": 0}
+    assert said(uncut) == f"fine-tuned uncompressed for 60 steps, {teacher}"
+    assert said({**uncut, "finetune_full.steps": 0}) == "nothing was cut or trained"
+    assert "made from `wheel:a==1`: 10 MLPs dropped.\n" in model_card("a", QUALITY, COST, ORIGIN, {}, "10 MLPs dropped")
 
 
 def test_the_card_names_changed_code() -> None:
     origin = Origin("wheel:a==1", "MIT", {}, GitState("abc", ("effir/two.py",)))
     assert "git abc, with changes in effir/two.py" in model_card("one", QUALITY, COST, origin, {}, "")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git checkout with one commit of code, params and a report."""
+    for name in ("effir/one.py", "params.yaml", "reports/one.json", "dvc.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@test", "commit", "--quiet", "-m", "one")
+    return tmp_path
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
+    assert git_state(checkout) == GitState(git(checkout, "rev-parse", "HEAD").strip(), ())
+
+
+def test_changed_and_new_code_makes_it_dirty_params_and_reports_do_not(checkout: Path) -> None:
+    for name in ("params.yaml", "reports/one.json", "reports/two.json", "dvc.lock"):
+        (checkout / name).write_text("new")
+    assert git_state(checkout).changed == ()
+    (checkout / "dvc.yaml").write_text("new")
+    (checkout / "effir/two.py").write_text("new")
+    assert git_state(checkout).changed == ("dvc.yaml", "effir/two.py")
+
+
+def test_outside_git_there_is_no_revision(tmp_path: Path) -> None:
+    assert git_state(tmp_path) == GitState("none", ())
+
+
+def test_licences_are_those_that_sources_name(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    sources = [{"licence": "MIT"}, {"licence": "Apache-2.0"}, {"licence": "MIT"}, {"name": "?"}]
+    (tmp_path / "train/SOURCES.json").write_text(json.dumps(sources))
+    (tmp_path / "scifact").mkdir()
+    found = licences_of([tmp_path / "train", tmp_path / "scifact"])
+    assert found == {"train": ["Apache-2.0", "MIT", "not stated"], "scifact": ["not stated"]}
+
+
+def test_an_origin_is_flat_as_tags() -> None:
+    origin = Origin("hub:a/b@c", "MIT", {"train": ["MIT", "BSD-3-Clause"]}, GitState("abc", ("effir/two.py",)))
+    assert origin.tags() == {
+        "model.base": "hub:a/b@c",
+        "training.teacher": "none",
+        "finetune.self_distillation": "false",
+        "licences": '{"model": "MIT", "train": "MIT, BSD-3-Clause"}',
+        "git.revision": "abc",
+        "git.dirty": "true",
+    }

@@ -11,9 +11,11 @@ import pytest
 
 from effir.errors import EffirError
 from effir.params import flatten
-from effir.tracking import open_store, tracking_uri
 from effir.tracking.runs import finish_pipeline, pipeline_identity, pipeline_run
 from effir.tracking.stage_run import stage_run
+from effir.tracking.store import open_store, tracking_uri
+
+pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -59,9 +61,11 @@ def test_the_store_is_mlflows_default_place_in_the_main_checkout(root: Path) -> 
     assert (root / "mlflow.db").is_file()
     with stage_run("place", {"seed": "place"}, root / "runs/place.json") as run:
         Path("note.txt").write_text("kept")
-        run.log_artifact(Path("note.txt"))
+        store.client.log_artifact(run.id, "note.txt")
     assert (root / "mlruns" / "effir" / run.id / "artifacts" / "note.txt").read_text() == "kept"
-    assert store.client.get_experiment_by_name("effir").experiment_id == store.experiment_id
+    experiment = store.client.get_experiment_by_name("effir")
+    assert experiment.experiment_id == store.experiment_id
+    assert "`cost/kept_share`" in experiment.tags["mlflow.note.content"]  # MLflow shows it as the description
 
 
 def test_the_environment_names_another_store_and_a_relative_one_is_in_the_checkout(
@@ -80,7 +84,7 @@ def test_a_file_that_is_no_store_is_refused_at_once_in_one_sentence(
 ) -> None:
     (root / "broken.db").write_text("this is not a database, and long enough to have a header " * 10)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///broken.db")
-    with pytest.raises(EffirError, match=r"broken\.db does not open \(file is not a database\): mend MLFLOW"):
+    with pytest.raises(EffirError, match=r"broken\.db does not work \(file is not a database\): correct MLFLOW"):
         open_store()
 
 
@@ -114,7 +118,6 @@ def test_identity_takes_the_commit_of_a_git_checkout(tmp_path: Path, monkeypatch
 def test_a_stage_run_is_nested_logs_live_and_leaves_its_record(root: Path) -> None:
     params = {"seed": "nested", "finetune": {"steps": 20}}
     with stage_run("finetune", params, root / "runs/finetune.json") as run:
-        run.log_params({"finetune": params["finetune"]})
         run.log_metrics({"loss": 2.0, "set@k/x": 1.0, "bad": float("nan"), "worse": float("inf")}, step=10)
         assert get(run.id).data.metrics == {"loss": 2.0, "set_at_k/x": 1.0}
         assert get(run.id).info.status == "RUNNING"
@@ -124,11 +127,7 @@ def test_a_stage_run_is_nested_logs_live_and_leaves_its_record(root: Path) -> No
     assert (record["stage"], record["run_id"], record["pipeline_run_id"]) == ("finetune", run.id, pipeline_run(params))
     assert 0 < record["seconds"] < 60
     done = get(run.id)
-    assert (done.info.status, done.info.run_name, done.data.params) == (
-        "FINISHED",
-        "finetune",
-        {"finetune.steps": "20"},
-    )
+    assert (done.info.status, done.info.run_name) == ("FINISHED", "finetune")
     assert done.data.tags["mlflow.parentRunId"] == record["pipeline_run_id"]
     assert get(record["pipeline_run_id"]).info.status == "RUNNING"
     history = open_store().client.get_metric_history(run.id, "loss")
@@ -213,7 +212,7 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    process = start("from effir.tracking import open_store; open_store()")
+    process = start("from effir.tracking.store import open_store; open_store()")
     while not any(path.stat().st_size for path in tmp_path.glob(".mlflow.db.*.draft")) and process.poll() is None:
         time.sleep(0.001)
     process.kill()
@@ -296,7 +295,7 @@ def test_a_cached_stage_whose_run_is_in_no_store_is_still_shown(
     assert (runs["prune"].data.metrics, runs["prune"].info.status) == ({}, "FINISHED")
 
 
-def test_a_missing_record_names_the_stage_that_writes_it(two_pipelines: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    with pytest.raises(EffirError, match=r"runs/index\.json is missing: run `dvc repro index`"):
+def test_a_missing_record_is_named_and_ends_nothing(two_pipelines: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    with pytest.raises(EffirError, match=r"runs/index\.json is missing"):
         finish(two_pipelines[1], stages=["index"])
     assert get(pipeline_run(two_pipelines[1])).info.status == "RUNNING"

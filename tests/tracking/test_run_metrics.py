@@ -7,10 +7,12 @@ from click.testing import CliRunner, Result
 
 from effir.cli import main
 from effir.errors import EffirError
-from effir.tracking import open_store
-from effir.tracking.figures import find_runs, read_recorded, read_run, run_of_model
+from effir.tracking.run_metrics import find_runs, read_run
 from effir.tracking.runs import finish_pipeline, pipeline_run
 from effir.tracking.stage_run import stage_run
+from effir.tracking.versions import run_of_model
+
+pytestmark = pytest.mark.slow
 
 MODEL = "models:/effir-retriever"
 
@@ -43,18 +45,18 @@ def test_a_run_gives_back_all_that_was_registered(project: Path, register: Calla
 def test_what_a_run_does_not_keep_is_left_out(project: Path) -> None:
     params = {"kept": "little"}
     finish_pipeline("little", params=params, stages=[], records=project, metrics={"scifact/ndcg_at_10": 0.5})
-    found = read_recorded(open_store(), pipeline_run(params))
-    assert (found.sets, found.scores, found.data) == (["scifact"], {}, {})
+    found = read_run(pipeline_run(params), "little")
+    assert (list(found.quality), found.scores, found.data) == (["scifact"], {}, {})
 
 
 def test_a_run_whose_params_nobody_kept_is_joined_with_no_other(project: Path) -> None:
     finish_pipeline("bare", params={}, stages=[], records=project, metrics={"scifact/ndcg_at_10": 0.5})
-    assert refusal("--seeds", "run:bare") == "the params of run:bare were not kept: leave it or --seeds out"
+    assert refusal("--seeds", "run:bare") == "the params of run:bare were not kept: leave out --seeds, or this variant"
 
 
-def test_a_run_without_figures_is_one_sentence(project: Path) -> None:
+def test_a_run_without_metrics_is_one_sentence(project: Path) -> None:
     run = pipeline_run({"begun": True})
-    with pytest.raises(EffirError, match=f"the MLflow run {run} has no figures yet: complete it by `dvc repro`"):
+    with pytest.raises(EffirError, match=f"the MLflow run {run} has no metrics yet: complete its pipeline"):
         read_run(run, "begun")
 
 
@@ -81,9 +83,11 @@ def test_the_run_of_a_stage_names_its_pipeline_run(project: Path) -> None:
 def test_a_model_means_the_run_that_registered_it(project: Path, register: Callable[..., int]) -> None:
     version = register(0.5)
     assert run_of_model(f"{MODEL}@challenger") == run_of_model(f"{MODEL}/{version}")
-    with pytest.raises(EffirError, match=r"models:/effir-retriever@champion is not registered \(.*\): `effir models`"):
+    with pytest.raises(EffirError, match="effir-retriever has no champion yet: run `effir promote`"):
         run_of_model(f"{MODEL}@champion")
-    with pytest.raises(EffirError, match="names no version: write models:/<name>@<alias> or models:/<name>/<number>"):
+    with pytest.raises(EffirError, match="effir-retriever has no version 7: `effir models` lists them"):
+        run_of_model(f"{MODEL}/7")
+    with pytest.raises(EffirError, match="names no registered model: write models:/<name>@<alias> or"):
         run_of_model(MODEL)
 
 
@@ -112,7 +116,7 @@ def test_a_name_of_several_runs_lists_their_ids(project: Path, register: Callabl
 
 def test_what_is_nowhere_says_where_it_was_looked_for(project: Path) -> None:
     assert refusal("nope") == (
-        "'nope' was looked for among DVC experiments (`dvc exp list -A`), git revisions (`git log`) and MLflow "
-        "pipeline runs, and is none of them: mend the name"
+        "'nope' is not a DVC experiment (`dvc exp list -A`), a git revision (`git log`) or an MLflow pipeline run: "
+        "correct the name"
     )
     assert refusal("run:nope") == "there is no MLflow pipeline run 'nope': `mlflow ui` shows them"
