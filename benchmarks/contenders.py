@@ -1,4 +1,4 @@
-"""Who encodes: effir's backends, and what a user would take instead. Each function opens one, in its own process."""
+"""The encoders to compare: effir's backends and the alternatives. Each function opens one, in a process of its own."""
 
 from functools import partial
 from pathlib import Path
@@ -12,23 +12,23 @@ BATCH = 32  # sentence-transformers' own default
 
 
 def effir(folder: Path, backend: Backend, precision: Precision, budget: int) -> tuple[Encode, Encode]:
-    """Open a retriever folder as effir does."""
+    """Open a retriever folder by effir."""
     encoder = open_encoder(folder, backend, precision, budget)
     return encoder.documents, encoder.queries
 
 
 def usual(folder: Path) -> tuple[Encode, Encode]:
-    """Open a retriever folder as everybody does: sentence-transformers, eager, float32."""
+    """Open a retriever folder by sentence-transformers in float32."""
     return _by_sentence_transformers(open_retriever(folder))
 
 
-def full_size(base: Path, settings: dict[str, Any]) -> tuple[Encode, Encode]:
-    """Make a retriever of the uncut base model, by sentence-transformers as it comes."""
+def uncompressed(base: Path, settings: dict[str, Any]) -> tuple[Encode, Encode]:
+    """Make a retriever of the uncompressed base model, by sentence-transformers."""
     return _by_sentence_transformers(build_retriever(base, **settings))
 
 
 def minilm(folder: Path) -> tuple[Encode, Encode]:
-    """Open all-MiniLM-L6-v2, which has no prompts, by sentence-transformers as it comes."""
+    """Open all-MiniLM-L6-v2, which has no prompts, by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu")
@@ -37,7 +37,7 @@ def minilm(folder: Path) -> tuple[Encode, Encode]:
 
 
 def llama_cpp(gguf: Path, settings: dict[str, Any], threads: int) -> tuple[Encode, Encode]:
-    """Open a GGUF file in llama.cpp; texts are cut and end in EOS as the retriever's do."""
+    """Open a GGUF file in llama.cpp; texts are truncated and end in EOS, as for the retriever."""
     import llama_cpp
 
     limit = settings["max_tokens"]

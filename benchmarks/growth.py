@@ -1,4 +1,4 @@
-"""Time and memory of building an index as the corpus grows: a process a size, the pipeline's own code and retriever."""
+"""Time and memory of building an index as the corpus grows: a process for each size, the pipeline's retriever."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,19 +12,20 @@ import click
 from benchmarks.processes import apart, forget_peak, peak_memory
 from benchmarks.table import save
 from effir.data.beir import open_collection
-from effir.encoding.shards import Encoder, Entry, Vectors
+from effir.encoding.encoder import Report, Vectors
+from effir.encoding.shards import Encoder, Entry
 from effir.index.faiss_index import build_index
 from stages.paths import EVAL, RETRIEVER
 
 SIZES = (1_000, 10_000, 100_000)
-TOKENS = 8  # at which texts are cut, so that the largest size takes minutes instead of hours
+TOKENS = 8  # texts are truncated, so that the largest size takes minutes instead of hours
 BATCH_TOKENS = 1024
 FACTORY = "Flat"
-FLAT = 200e6  # bytes that memory may grow between two sizes, beside the index itself
+FLAT = 200e6  # bytes that memory may grow from the smallest size to the largest, without the index
 
 
 def encoder() -> Encoder:
-    """Open what encodes the texts: here and nowhere else stands which one."""
+    """Open the encoder."""
     from effir.encoding.backends import open_encoder  # imports torch
 
     found = open_encoder(RETRIEVER, "torch", "auto", BATCH_TOKENS)
@@ -33,7 +34,7 @@ def encoder() -> Encoder:
 
 
 def documents() -> Iterator[Entry]:
-    """Stream the real corpus over and over, each time with other texts; it never ends and is never held."""
+    """Stream the real corpus endlessly, each copy with another beginning."""
     collection = open_collection(EVAL / "apidocs")
     for copy in count():
         for document in collection.documents():
@@ -41,10 +42,10 @@ def documents() -> Iterator[Entry]:
 
 
 def build(size: int, factory: str, folder: Path) -> dict[str, Any]:
-    """Index so many documents; memory is this process's, ``start_bytes`` what it held with the model alone."""
+    """Index ``size`` documents; memory is that of this process, ``start_bytes`` with only the model loaded."""
     encode = encoder()
-    encode(["a text that makes the model allocate what it needs"])
-    forget_peak()  # which opening the model left high
+    encode(["a text that makes the model allocate its buffers"], lambda count: None)
+    forget_peak()  # opening the model takes more
     started = peak_memory()
     highest = partial(_noting, encode, encoded := [0])
     into = folder / "index"
@@ -60,24 +61,24 @@ def build(size: int, factory: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _noting(encode: Encoder, peak: list[int], texts: list[str]) -> Vectors:
-    vectors = encode(texts)
+def _noting(encode: Encoder, peak: list[int], texts: list[str], report: Report) -> Vectors:
+    vectors = encode(texts, report)
     peak[0] = peak_memory()
     return vectors
 
 
 def without_index(row: Mapping[str, Any]) -> float:
-    """Return the most memory beside the index's own bytes, which every index of that kind must hold."""
+    """Return the peak memory without the bytes of the index, which any index of that kind needs."""
     return float(max(row["encoding_peak_bytes"], row["peak_bytes"] - row["index_bytes"]))
 
 
 def per_thousand(row: Mapping[str, Any]) -> float:
-    """Return the seconds that a thousand documents took."""
+    """Return the seconds for a thousand documents."""
     return float((row["encoding_seconds"] + row["building_seconds"]) / row["documents"] * 1000)
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say whether time is linear and memory flat, from the smallest size to the largest."""
+    """Say whether time grows linearly and memory stays flat, from the smallest size to the largest."""
     first, last = rows[0], rows[-1]
     growth = without_index(last) - without_index(first)
     return (
@@ -89,7 +90,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def megabytes(name: str) -> Callable[[Mapping[str, Any]], str]:
-    """Show one of a row's figures.
+    """Format a column of bytes.
 
     >>> megabytes("bytes")({"bytes": 230_400_000})
     '230 MB'
@@ -114,7 +115,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 @click.option("--size", "sizes", multiple=True, type=int, default=SIZES, show_default=True)
 @click.option("--factory", default=FACTORY, show_default=True)
 def main(sizes: Sequence[int], factory: str) -> None:
-    """Build the index of a growing corpus; other sizes or factories than the table's are printed, not kept."""
+    """Build the index of a growing corpus; results of other sizes or factories are printed, not saved."""
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -134,11 +135,11 @@ def keep(rows: Sequence[Mapping[str, Any]]) -> None:
         columns=COLUMNS,
         notes=[
             verdict(rows),
-            f"Texts of `apidocs`, repeated with another beginning each time and cut at {TOKENS} tokens, "
+            f"Texts of `apidocs`, repeated with another beginning each time and truncated to {TOKENS} tokens, "
             "encoded by the real retriever: at full length the largest size would take hours.",
-            f"Memory is resident memory, each size in a process of its own, model and libraries included. `{FACTORY}` "
-            "holds every vector in full, so that the index itself must grow; other kinds hold less "
-            "(`python -m benchmarks.search`). Texts and vectors go through memory a shard of 4,096 at a time.",
+            f"Resident memory with model and libraries, each size in a process of its own. `{FACTORY}` holds every "
+            "vector in full, so the index grows; other kinds take less (`python -m benchmarks.search`). Only one shard "
+            "of 4,096 texts and vectors is in memory at a time.",
         ],
         settings={"sizes": SIZES, "tokens": TOKENS, "batch_tokens": BATCH_TOKENS, "factory": FACTORY},
     )

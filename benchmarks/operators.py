@@ -1,4 +1,4 @@
-"""What a lone query waits for: the operators of the OpenVINO graph, timed one by one, beside what a query takes."""
+"""Where the time of a single query goes: the operators of the OpenVINO graph beside the time of the query."""
 
 import statistics
 from collections import defaultdict
@@ -16,7 +16,7 @@ from benchmarks.table import save
 from effir.data.beir import open_collection
 from effir.encoding.backends import Precision, graph_of
 from effir.encoding.encoder import padded
-from effir.encoding.openvino import compiled_graph, padded_alone
+from effir.encoding.openvino import compiled_graph, padded_single
 from effir.encoding.text_reader import TextReader
 from stages.paths import EVAL
 
@@ -28,8 +28,8 @@ QUERY = "**a query**"
 Feed = dict[str, Any]
 
 
-def lone_queries(reader: TextReader) -> list[Feed]:
-    """Lay out real queries of `apidocs`, one a batch."""
+def single_queries(reader: TextReader) -> list[Feed]:
+    """Arrange real queries of `apidocs`, one in each batch."""
     collection = open_collection(EVAL / "apidocs")
     queries = list(collection.queries(collection.evaluation_split()).values())[:QUERIES]
     found = []
@@ -40,7 +40,7 @@ def lone_queries(reader: TextReader) -> list[Feed]:
 
 
 def waits(graphs: Mapping[int, Any], feeds: Sequence[Feed]) -> list[float]:
-    """Return the seconds that each query takes, after a round that is not timed."""
+    """Return the seconds of each query, after a warm-up round."""
     requests, seconds = _requests(graphs), []
     for turn in range(ROUNDS + 1):
         for feed in feeds:
@@ -52,13 +52,13 @@ def waits(graphs: Mapping[int, Any], feeds: Sequence[Feed]) -> list[float]:
 
 
 def _requests(graphs: Mapping[int, Any]) -> Callable[[Feed], Any]:
-    """Return what finds the request for a query: by its length, or the one for any shape, 0."""
+    """Return a function that picks the request for a query: that of its length, or 0 for any shape."""
     requests = {length: graph.create_infer_request() for length, graph in graphs.items()}
     return lambda feed: requests.get(feed["input_ids"].shape[1]) or requests[0]
 
 
 def by_kind(graphs: Mapping[int, Any], feeds: Sequence[Feed]) -> dict[str, tuple[float, float]]:
-    """Return the seconds and the number of operators a query, by what they are and the kernel that runs them."""
+    """Return seconds and number of operators for each query, by kind of operator and kernel."""
     requests = _requests(graphs)
     found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for feed in feeds:
@@ -75,15 +75,15 @@ def by_kind(graphs: Mapping[int, Any], feeds: Sequence[Feed]) -> dict[str, tuple
 
 
 def rows_of(name: str, folder: Path, least: float = 0.04) -> Iterator[dict[str, Any]]:
-    """Yield a row a kind of operator that takes at least so large a share of a query, and one for the rest."""
-    feeds = lone_queries(TextReader.open(folder))
-    fixed = [{**f, "input_ids": found} for f in feeds if (found := padded_alone(f["input_ids"])) is not None]
+    """Yield a row for each kind of operator that takes at least ``least`` of a query's time, and one for the rest."""
+    feeds = single_queries(TextReader.open(folder))
+    fixed = [{**f, "input_ids": found} for f in feeds if (found := padded_single(f["input_ids"])) is not None]
     lengths = sorted({feed["input_ids"].shape[1] for feed in fixed})
     for precision in PRECISIONS:
         for way, each, shapes in (("any shape", feeds, [0]), ("a graph a length", fixed, lengths)):
             compiled = partial(_compiled, graph_of(folder, precision), precision, shapes)
-            p50, lone = (statistics.median(waits(compiled(INFERENCE_NUM_THREADS=n), each)) for n in (2, 1))
-            common = {"model": name, "precision": precision, "way": way, "seconds": p50, "one_thread_seconds": lone}
+            p50, single = (statistics.median(waits(compiled(INFERENCE_NUM_THREADS=n), each)) for n in (2, 1))
+            common = {"model": name, "precision": precision, "way": way, "seconds": p50, "one_thread_seconds": single}
             kinds = by_kind(compiled(PERF_COUNT=True), each)
             yield from ({**common, **row} for row in _shares(kinds, p50, least))
 
@@ -92,15 +92,15 @@ def _compiled(folder: Path, precision: str, lengths: Sequence[int], **settings: 
     return {length: compiled_graph(folder, precision, length or None, **settings) for length in lengths}
 
 
-def _shares(kinds: Mapping[str, tuple[float, float]], whole: float, least: float) -> Iterator[dict[str, Any]]:
-    large = {kind: each for kind, each in kinds.items() if each[0] >= least * whole}
+def _shares(kinds: Mapping[str, tuple[float, float]], total: float, least: float) -> Iterator[dict[str, Any]]:
+    large = {kind: each for kind, each in kinds.items() if each[0] >= least * total}
     rest = [each for kind, each in kinds.items() if kind not in large]
     known = sum(seconds for seconds, _ in kinds.values())
-    yield {"kind": QUERY, "operators": sum(each[1] for each in kinds.values()), "took": whole}
+    yield {"kind": QUERY, "operators": sum(each[1] for each in kinds.values()), "took": total}
     for kind, (seconds, count) in sorted(large.items(), key=lambda item: -item[1][0]):
         yield {"kind": kind, "operators": count, "took": seconds}
     yield {"kind": "others", "operators": sum(each[1] for each in rest), "took": sum(each[0] for each in rest)}
-    yield {"kind": "between operators", "operators": 0, "took": whole - known}
+    yield {"kind": "between operators", "operators": 0, "took": total - known}
 
 
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -118,7 +118,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 @click.command()
 @click.option("--model", "models", multiple=True, required=True, type=(str, click.Path(path_type=Path)))
 def main(models: Sequence[tuple[str, Path]]) -> None:
-    """Profile a lone query on exported retrievers, each named: NAME DIR."""
+    """Profile a single query on exported retrievers, each given as NAME DIR."""
     rows = []
     for name, folder in models:
         for row in rows_of(name, folder):
@@ -126,14 +126,14 @@ def main(models: Sequence[tuple[str, Path]]) -> None:
             rows.append(row)
     save(
         "operators",
-        "What a lone query waits for",
+        "Where the time of a single query goes",
         rows,
         columns=COLUMNS,
         notes=[
-            f"{QUERIES} real queries of `apidocs`, one at a time, {torch.get_num_threads()} threads; padded only where "
-            "there is a graph a length, and those longer than the longest of these are left out there. A query is the "
-            f"median of {ROUNDS} rounds without the profiler, operators are from a run with it. What it costs makes "
-            "`between operators` smaller than it is.",
+            f"{QUERIES} real queries of `apidocs`, one at a time, {torch.get_num_threads()} threads. `a graph a "
+            "length` pads the queries, and leaves out those longer than its longest graph. A query is the median of "
+            f"{ROUNDS} rounds without the profiler; operators are from a run with it, whose cost makes `between "
+            "operators` too small.",
         ],
         settings={"queries": QUERIES, "rounds": ROUNDS},
     )

@@ -1,4 +1,4 @@
-"""Where `make repro` spends its seconds, stage by stage: revisions of this repository, each reproduced from nothing."""
+"""Time `make repro` stage by stage: revisions of this repository, each in a fresh clone."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def reproduced(revision: str, folder: Path) -> dict[str, Any]:
 
 
 def by_stage(lines: Iterable[tuple[float, str]]) -> dict[str, float]:
-    """Split the seconds at which `dvc repro` said its lines into stages; ``dvc`` is what comes before the first.
+    """Split the seconds of the lines of `dvc repro` into stages; ``dvc`` is the time before the first.
 
     >>> by_stage([(0.5, "..."), (2.0, "Running stage 'download':"), (5.0, "> ..."), (6.0, "Use `dvc push`")])
     {'dvc': 2.0, 'download': 4.0}
@@ -65,7 +65,7 @@ def by_stage(lines: Iterable[tuple[float, str]]) -> dict[str, float]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield a row a stage, a figure a revision."""
+    """Yield a row for each stage, with the seconds of each revision."""
     names = list(dict.fromkeys(name for row in rows for name in row["seconds"]))
     for name in names:
         yield {"stage": name, **{row["revision"]: row["seconds"].get(name, 0.0) for row in rows}}
@@ -75,7 +75,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 @click.command()
 @click.argument("revisions", nargs=-1, required=True)
 def main(revisions: tuple[str, ...]) -> None:
-    """Reproduce REVISIONS one after the other; results of others that were kept before stay in the table."""
+    """Reproduce REVISIONS one after the other; the table keeps the results of earlier runs."""
     kept = RESULTS / "repro.json"
     rows = {row["revision"]: row for row in read_json(kept)["runs"]} if kept.exists() else {}
     for revision in revisions:
@@ -85,14 +85,14 @@ def main(revisions: tuple[str, ...]) -> None:
 
 
 def write(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table; the first run is the one that the others are compared with."""
+    """Write the table; the others are compared with the first run."""
 
     def shown(revision: str) -> Callable[[Mapping[str, Any]], str]:
         return lambda row: f"{row[revision]:.0f} s"
 
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {"stage": lambda row: row["stage"]}
     columns |= {f"`{run['revision']}`": shown(run["revision"]) for run in runs}
-    whole = [sum(run["seconds"].values()) for run in runs]
+    totals = [sum(run["seconds"].values()) for run in runs]
     quality = ", ".join(f"`{run['revision']}` {run['ndcg_at_10']:.4f}" for run in runs)
     save(
         "repro",
@@ -100,8 +100,8 @@ def write(runs: Sequence[Mapping[str, Any]]) -> None:
         list(table(runs)),
         columns=columns,
         notes=[
-            f"Fresh clones with an empty cache, packages installed, one run each: {whole[0] / whole[-1]:.2f} times as "
-            "fast. DVC's own work between two stages counts to the first of them.",
+            f"Fresh clones with an empty cache, packages installed, one run each: {totals[0] / totals[-1]:.2f} times "
+            "as fast. DVC's own work between two stages counts for the first of them.",
             f"nDCG@10 on `apidocs`: {quality}.",
         ],
         settings={"revisions": [run["revision"] for run in runs]},

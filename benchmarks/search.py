@@ -16,7 +16,8 @@ from psutil import Process
 
 from benchmarks.processes import apart, peak_memory
 from benchmarks.table import save
-from effir.encoding.shards import Entry, Vectors
+from effir.encoding.encoder import Vectors
+from effir.encoding.shards import Entry, reporting
 from effir.evaluation.speed import alternate
 from effir.files import require
 from effir.index.faiss_index import SearchIndex, build_index, open_index
@@ -44,10 +45,10 @@ SEARCHES = {
 
 @dataclass(frozen=True)
 class Cloud:
-    """As many vectors as wanted, near those of a real corpus: each is one of its documents and a step away from it.
+    """Synthetic vectors that resemble a real corpus: each is a real document's vector plus a step.
 
-    A step is as long as that of a real document to its nearest neighbour, and has the directions of such steps, so that
-    distances and the number of dimensions that matter are the corpus's. Some documents draw many more than others.
+    Steps have the lengths and directions of those from a real document to its nearest neighbour, so that distances and
+    effective dimensions are realistic. Some documents get many more vectors than others.
     """
 
     centres: Vectors
@@ -57,7 +58,7 @@ class Cloud:
 
     @classmethod
     def around(cls, centres: Vectors) -> "Cloud":
-        """Measure the steps of a corpus, (documents, dimension) unit vectors, more documents than dimensions."""
+        """Measure the steps of a corpus: (documents, dimension) unit vectors, more documents than dimensions."""
         alike = centres @ centres.T
         np.fill_diagonal(alike, -1)
         steps = centres[alike.argmax(axis=1)] - centres
@@ -67,7 +68,7 @@ class Cloud:
         return cls(centres, sizes / sizes.sum(), lengths, np.ascontiguousarray(spread.T, dtype=np.float32))
 
     def draw(self, count: int, *seed: int, reach: float = 1.0) -> Vectors:
-        """Draw (count, dimension) unit vectors, the same ones for the same seed; steps are ``reach`` times as long."""
+        """Draw (count, dimension) unit vectors, reproducible by the seed, with steps ``reach`` times as long."""
         rng = np.random.default_rng((SEED, *seed))
         away = rng.standard_normal((count, len(self.directions)), dtype=np.float32) @ self.directions
         away *= (reach * rng.choice(self.lengths, count) / np.linalg.norm(away, axis=1))[:, None]
@@ -76,16 +77,16 @@ class Cloud:
         return found
 
     def shard(self, numbers: list[str]) -> Vectors:
-        """Stand in for the encoder of :func:`documents`: draw the vectors of one shard, whose texts are numbers."""
+        """Draw the vectors of one shard, in place of an encoder; its texts are numbers."""
         return self.draw(len(numbers), 0, int(numbers[0]))
 
     def queries(self) -> Vectors:
-        """Draw the queries, none of which is indexed; they lie farther from documents than these from each other."""
+        """Draw the queries; they are farther from documents than documents are from each other."""
         return self.draw(QUERIES, 1, reach=REACH)
 
 
 def real_cloud() -> Cloud:
-    """Read the vectors of the pipeline's own corpus."""
+    """Read the vectors of the pipeline's corpus."""
     index = faiss.read_index(str(require(INDEXES / "apidocs/index.faiss")))
     return Cloud.around(index.reconstruct_n(0, index.ntotal))
 
@@ -96,10 +97,10 @@ def documents(count: int) -> Iterator[Entry]:
 
 
 def build(factory: str, count: int, folder: Path) -> dict[str, Any]:
-    """Build an index as the pipeline does; the seconds are of training, adding and writing, not of the vectors."""
+    """Build an index by the pipeline's code; seconds of training, adding and writing."""
     report = build_index(
         documents(count),
-        real_cloud().shard,
+        reporting(real_cloud().shard),
         folder,
         factory=factory,
         work=folder.with_suffix(".work"),
@@ -113,7 +114,7 @@ def build(factory: str, count: int, folder: Path) -> dict[str, Any]:
 
 
 def search(folder: Path, settings: str) -> tuple[dict[str, Any], list[set[str]]]:
-    """Search all queries at once and some one at a time; return figures, and the ids found for each query."""
+    """Search all queries at once and some one at a time; return measurements and the ids found for each query."""
     queries = real_cloud().queries()
     before = Process().memory_info().rss
     index = open_index(folder, settings)
@@ -132,7 +133,7 @@ def search(folder: Path, settings: str) -> tuple[dict[str, Any], list[set[str]]]
 
 
 def waits(index: SearchIndex, queries: Vectors) -> list[float]:
-    """Return the seconds that each query takes alone."""
+    """Return the seconds of each query, searched one at a time."""
     seconds = []
     for query in queries:
         started = perf_counter()
@@ -142,7 +143,7 @@ def waits(index: SearchIndex, queries: Vectors) -> list[float]:
 
 
 def recall(found: Sequence[set[str]], exact: Sequence[set[str]]) -> float:
-    """Return the share of the exact neighbours that were found.
+    """Return the share of exact neighbours among the results.
 
     >>> recall([{"a", "b"}, {"c", "x"}], [{"a", "b"}, {"c", "d"}])
     0.75
@@ -151,7 +152,7 @@ def recall(found: Sequence[set[str]], exact: Sequence[set[str]]) -> float:
 
 
 def compare(searches: Mapping[str, Sequence[str]], count: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield a row a factory and setting, one index on disk at a time; the first factory is taken for exact."""
+    """Yield a row for each factory and setting, one index on disk at a time; the first factory is the exact one."""
     exact: list[set[str]] = []
     for number, (factory, settings) in enumerate(searches.items()):
         place = folder / str(number)
@@ -165,14 +166,14 @@ def compare(searches: Mapping[str, Sequence[str]], count: int, folder: Path) -> 
 
 
 def advice(rows: Sequence[Mapping[str, Any]], enough: float = 0.95) -> str:
-    """Say which rows to choose: the fastest and the smallest that find ``enough`` of the exact neighbours."""
+    """Recommend the fastest and the smallest index with a recall of at least ``enough``."""
     good = [row for row in rows if row["recall"] >= enough]
     exact, fastest = rows[0], max(good, key=lambda row: row["queries_per_second"])
     smallest = min(good, key=lambda row: (row["bytes"], -row["queries_per_second"]))
     return (
-        f"Which to choose: `{exact['factory']}` while {exact['alone_p50_seconds'] * 1000:.0f} ms a query and "
-        f"{gigabytes(exact['bytes'])} are no matter. Of those that find at least {enough:.0%} of the exact neighbours, "
-        f"{_named(fastest)} answers fastest, {_against(fastest, exact)}, and {_named(smallest)} is the smallest, "
+        f"Use `{exact['factory']}` if {exact['alone_p50_seconds'] * 1000:.0f} ms a query and "
+        f"{gigabytes(exact['bytes'])} are acceptable. With a recall of at least {enough:.0%}, "
+        f"{_named(fastest)} is the fastest, {_against(fastest, exact)}, and {_named(smallest)} is the smallest, "
         f"{_against(smallest, exact)}."
     )
 
@@ -187,7 +188,7 @@ def _against(row: Mapping[str, Any], exact: Mapping[str, Any]) -> str:
 
 
 def gigabytes(count: float) -> str:
-    """Show bytes.
+    """Format bytes.
 
     >>> gigabytes(2_304_000_000)
     '2.30 GB'
@@ -209,11 +210,11 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 @click.command()
-@click.option("--vectors", default=VECTORS, show_default=True, help="A trial with fewer is printed, not kept.")
-@click.option("--factory", "factories", multiple=True, help="Try others than the table's; also printed only.")
+@click.option("--vectors", default=VECTORS, show_default=True, help="Results of fewer are printed, not saved.")
+@click.option("--factory", "factories", multiple=True, help="Try these instead; printed, not saved.")
 @click.option("--settings", multiple=True, default=[""], help="Search-time settings of those factories.")
 def main(vectors: int, factories: Sequence[str], settings: Sequence[str]) -> None:
-    """Compare kinds of index; the table and its figures are written to benchmarks/results."""
+    """Compare kinds of index; the table is written to benchmarks/results."""
     searches = {"Flat": [""], **{factory: list(settings) for factory in factories}} if factories else SEARCHES
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -234,12 +235,11 @@ def keep(rows: Sequence[Mapping[str, Any]], cloud: Cloud) -> None:
         columns=COLUMNS,
         notes=[
             advice(rows),
-            f"The vectors lie around the {len(cloud.centres):,} of the index `apidocs`, as far from them as each of "
-            "those is from its nearest neighbour and in such directions, in clusters of heavy-tailed sizes; the "
-            f"{QUERIES} queries were drawn in the same way. Figures of another corpus differ.",
-            "Build: training, adding and writing by `effir.index.faiss_index.build_index`, without encoding; its peak, "
-            "like each "
-            f"search, is of a process of its own. Queries a second: all {QUERIES} in one call, median of {ROUNDS}; "
+            f"The vectors lie around the {len(cloud.centres):,} of the index `apidocs`, at the distances and in the "
+            "directions of its nearest neighbours, in clusters of heavy-tailed sizes; the "
+            f"{QUERIES} queries were drawn in the same way. Results of another corpus differ.",
+            "Build: training, adding and writing by `effir.index.faiss_index.build_index`, without encoding, in a "
+            f"process of its own, like each search. Queries a second: all {QUERIES} in one call, median of {ROUNDS}; "
             f"one alone: median of {ALONE}.",
         ],
         settings={"vectors": VECTORS, "queries": QUERIES, "k": K, "seed": SEED, "tail": TAIL, "searches": SEARCHES},

@@ -1,4 +1,4 @@
-"""`effir serve` under load: one client, then many at once, who think between their questions or do not."""
+"""`effir serve` under load: one client, then many at once, with or without pauses between their questions."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from stages.paths import EVAL, RETRIEVER
 
 
 def indexed(retriever: Path, collection: Path, backend: Any, precision: Any) -> Path:
-    """Build the index of the set, once a model and what runs it."""
+    """Build the index of the set, once for each model, backend and precision."""
     model = model_of(str(retriever), backend, precision)
     folder = state_dir("benchmarks") / f"serving-{model.key}"
     if not (folder / MANIFEST).exists():
@@ -33,7 +33,7 @@ def indexed(retriever: Path, collection: Path, backend: Any, precision: Any) -> 
 
 
 class Clients:
-    """Ask for ``seconds``, each client one question at a time, thinking ``think`` seconds on average between them."""
+    """Clients that ask for ``seconds``, one question at a time, with mean pauses of ``think`` seconds."""
 
     def __init__(self, address: str, queries: Sequence[str], count: int, seconds: float, think: float) -> None:
         self.address, self.count, self.think = address, count, think
@@ -43,7 +43,7 @@ class Clients:
         self.errors = 0
 
     def run(self) -> None:
-        """Ask until the time is over."""
+        """Ask until the time is up."""
         threads = [threading.Thread(target=self._ask, args=(random.Random(i),)) for i in range(self.count)]
         for thread in threads:
             thread.start()
@@ -70,7 +70,7 @@ class Clients:
 
 
 def measure(address: str, queries: Sequence[str], count: int, seconds: float, think: float) -> dict[str, Any]:
-    """Return what clients saw: answers a second, errors, and milliseconds at the median and at 95 %."""
+    """Return answers a second, errors, and the median and 95th percentile in milliseconds."""
     clients = Clients(address, queries, count, seconds, think)
     started = time.perf_counter()
     clients.run()
@@ -96,10 +96,10 @@ def measure(address: str, queries: Sequence[str], count: int, seconds: float, th
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=RETRIEVER,
     show_default=True,
-    help="Its folder; int8 wants a graph in it, which `effir export` writes.",
+    help="A folder; int8 needs the graph that `effir export` writes.",
 )
 def main(clients: int, seconds: float, thinks: Sequence[float], precisions: Sequence[str], retriever: Path) -> None:
-    """Serve the apidocs set by a retriever, and ask its test queries."""
+    """Serve the apidocs set and ask its test queries."""
     collection = require(EVAL / "apidocs")
     found = open_collection(collection)
     queries = list(found.queries(found.evaluation_split()).values())
@@ -125,7 +125,7 @@ def main(clients: int, seconds: float, thinks: Sequence[float], precisions: Sequ
         "p50 over one client's": lambda row: f"{row['over_alone']:.2f}",
     }
     where = f"{len(queries)} queries in turn, {sum(1 for _ in found.documents()):,} documents, Flat"
-    note = f"{where}; the clients run on the same cores. {seconds:g} s a row, one client's 15."
+    note = f"{where}; the clients run on the same cores. {seconds:g} s a row, 15 s with one client."
     settings = {"clients": clients, "seconds": seconds, "think": list(thinks)}
     save("serving", "effir serve", rows, columns=columns, notes=[note], settings=settings)
 

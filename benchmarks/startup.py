@@ -1,4 +1,4 @@
-"""What a command costs before it begins its work: `effir --help`, and the imports of every stage."""
+"""Time the start of commands: `effir --help`, and the imports of every stage."""
 
 import statistics
 import subprocess
@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "sentence_transformers", "mlflow", "faiss", "o
 
 
 def seconds(command: list[str], rounds: int) -> list[float]:
-    """Time a whole process so many times, after one that fills the caches."""
+    """Time a process ``rounds`` times, after one run that fills the caches."""
     found = []
     for _ in range(rounds + 1):
         started = perf_counter()
@@ -40,7 +40,7 @@ def heavy(code: str) -> list[str]:
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
 def main(rounds: int) -> None:
-    """Time the start of the `effir` command and of every stage, up to where its own work begins."""
+    """Time the start of the `effir` command and of every stage, without their work."""
     programs = {"effir --help": (["-m", "effir.cli", "--help"], "import effir.cli")}
     programs |= {f"stages.{name}": (["-m", f"stages.{name}", "--help"], f"import stages.{name}") for name in STAGES}
     rows = []
@@ -51,10 +51,12 @@ def main(rounds: int) -> None:
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "program": lambda row: f"`{row['program']}`",
         "median, s": lambda row: f"{statistics.median(row['seconds']):.2f}",
-        "least to most, s": lambda row: f"{min(row['seconds']):.2f} to {max(row['seconds']):.2f}",
+        "lowest to highest, s": lambda row: f"{min(row['seconds']):.2f} to {max(row['seconds']):.2f}",
         "imports": lambda row: ", ".join(row["heavy"]) or "nothing large",
     }
-    notes = ["Whole processes, files in the page cache. A stage's run in MLflow is opened later, and not counted here."]
+    notes = [
+        "Whole processes, files in the page cache. The MLflow run of a stage is opened later, and not counted here."
+    ]
     save("startup", "Starting up", rows, columns=columns, notes=notes, settings={"rounds": rounds})
 
 

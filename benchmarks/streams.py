@@ -1,4 +1,4 @@
-"""One stream on all cores beside one a core: batches one after the other, or as many at a time as there are cores."""
+"""One stream on all cores against one stream on each core."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ ROUNDS = 5
 
 
 def rows_of(name: str, folder: Path, documents: Sequence[str]) -> list[dict[str, Any]]:
-    """Compare both on one retriever."""
+    """Compare both ways on one retriever."""
     cores, rows, reader = os.cpu_count() or 1, [], TextReader.open(folder)
     tokens = sum(map(len, reader.read(documents, "document")))
     for precision in PRECISIONS:
@@ -49,7 +49,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 @click.command()
 @click.option("--model", "models", multiple=True, required=True, type=(str, click.Path(path_type=Path)))
 def main(models: Sequence[tuple[str, Path]]) -> None:
-    """Encode documents by exported retrievers, each named: NAME DIR."""
+    """Encode documents by exported retrievers, each given as NAME DIR."""
     contents = [document.content for document in open_collection(EVAL / "apidocs").documents()]
     documents = contents[:: len(contents) // DOCUMENTS][:DOCUMENTS]
     rows = [row for name, folder in models for row in rows_of(name, folder, documents)]

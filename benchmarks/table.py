@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ PACKAGES = ("torch", "transformers", "sentence-transformers", "openvino", "faiss
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
     """Compare two rows of timings round by round, as plain figures: how many times as fast, median, least and most."""
-    return asdict(cost.ratio(slow, fast))
+    return cost.ratio(slow, fast)
 
 
 def machine() -> dict[str, Any]:

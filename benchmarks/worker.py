@@ -1,4 +1,4 @@
-"""One contender in a process of its own, told when to work: its threads and its memory are nobody else's."""
+"""One contender in a process of its own, so that its threads and memory are separate."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -10,30 +10,30 @@ from benchmarks.processes import peak_memory
 
 Encode = Callable[[list[str]], Any]
 Contender = Callable[[], tuple[Encode, Encode]]
-"""Opens a model and returns what encodes documents, and what encodes queries; it must pickle."""
+"""Opens a model and returns two functions, for documents and for queries; it must be picklable."""
 
 
 class Worker:
-    """A process that opened a contender; it sleeps while another one works."""
+    """A process with an open contender; it sleeps until it is asked."""
 
     def __init__(self, open_contender: Contender) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, open_contender), daemon=True)
         self._process.start()
-        theirs.close()  # so that a contender that fails to open is an error here, and not a wait for ever
+        theirs.close()  # so that a contender that fails to open raises here instead of blocking
         self._ask("documents", ["warm up"])
 
     def seconds(self, texts: Sequence[str]) -> float:
-        """Encode documents in whatever batches the contender likes; seconds."""
+        """Return the seconds to encode documents, in batches of the contender's choice."""
         return float(self._ask("documents", list(texts)))
 
     def latencies(self, texts: Sequence[str]) -> list[float]:
-        """Encode queries one by one; seconds each."""
+        """Return the seconds of each query, encoded one by one."""
         return [float(each) for each in self._ask("queries", list(texts))]
 
     def peak(self) -> int:
-        """Return the most memory that it ever held, in bytes."""
+        """Return the peak memory of the process, in bytes."""
         return int(self._ask("peak", []))
 
     def close(self) -> None:

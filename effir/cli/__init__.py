@@ -1,4 +1,4 @@
-"""The `effir` command: what a person does between two pipelines. Its parts import what is heavy late."""
+"""The `effir` command. Its parts import what is heavy late, so that help answers at once."""
 
 import click
 
@@ -15,27 +15,44 @@ from effir.cli.search import search
 from effir.cli.serve import serve
 from effir.cli.study import study
 from effir.cli.sweep import sweep
+from effir.cli.train import train
 from effir.lab.pipeline import refusing
 
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Train and try": (train, search, compare, models, promote, rollback),
+    "Use the retriever": (index, serve, export),
+    "Your own data and model": (data, profile, plan, importing),
+    "Experiments": (sweep, study, report),
+}
+"""All commands, in the order in which a person needs them."""
 
-class Refusing(click.Group):
-    """A group whose commands turn a mistake that its reader can correct into a refusal."""
+
+class Effir(click.Group):
+    """Commands in sections. A mistake that the user can correct ends with one sentence and status 2."""
 
     def invoke(self, context: click.Context) -> object:
         """Run the command."""
         with refusing():
             return super().invoke(context)
 
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections of the help."""
+        room = formatter.width - 6 - max(map(len, self.commands))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(each.name), each.get_short_help_str(room)) for each in commands])
 
-@click.group(cls=Refusing)
+
+@click.group(cls=Effir)
 @click.version_option(package_name="effir")
 def main() -> None:
     """Turn a decoder-only language model into a small, fast dense retriever.
 
-    The pipeline itself runs by DVC: `dvc repro`, `dvc exp run -S prune.width=0.6`.
+    `effir train pairs.csv` goes from a table of questions and answers to a retriever. The pipeline itself runs by DVC:
+    `dvc repro`, or `dvc exp run -S prune.width=0.6` to try a setting.
     """
 
 
-COMMANDS = (search, index, serve, export, importing, plan, data, models, promote, rollback, profile, compare)
-for command in (*COMMANDS, sweep, study, report):
-    main.add_command(command)
+for section in SECTIONS.values():
+    for command in section:
+        main.add_command(command)

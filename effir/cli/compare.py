@@ -1,13 +1,13 @@
-"""`effir compare`: variants side by side."""
+"""`effir compare`: compare variants."""
 
-import json
-import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from effir.cli.terminal import answer, console, json_option
 from effir.errors import EffirError
 
 if TYPE_CHECKING:
@@ -17,21 +17,28 @@ if TYPE_CHECKING:
     from effir.lab.comparison import Comparison
     from effir.lab.table import Row
 
-LABEL, WIDEST = 20, 30  # characters that labels get at least, and a column at most
-PIPED = 100  # characters a line, where nobody's terminal says
+LABEL, WIDEST = 20, 30  # least characters of the labels, most characters of a column
+PIPED = 100  # characters a line if the output is not a terminal
+UNKNOWN = {
+    "exp": "there is no DVC experiment {}: `dvc exp list -A` lists them",
+    "git": "there is no git revision {}: `git branch` and `git log` list them",
+    "run": "there is no MLflow pipeline run {}: `mlflow ui` shows them",
+    "": "{} is not a DVC experiment (`dvc exp list -A`), a git revision (`git log`) or an MLflow pipeline run: correct "
+    "the name",
+}
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[REV_OR_RUN]...")
-@click.option("--seeds", "join", is_flag=True, help="Join runs that differ in training.seed alone: means and spread.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, every query's score included, for programs.")
+@click.option("--seeds", "join", is_flag=True, help="Join runs that differ only in training.seed: mean and range.")
+@json_option("object with the scores of all queries")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write one HTML file, with charts.")
 def compare(names: tuple[str, ...], join: bool, as_json: bool, html: Path | None) -> None:
-    """Put variants side by side: quality with bounds, paired significance, size, FLOPs, measured speed.
+    """Compare variants: quality with intervals, paired tests, size, FLOPs, measured speed, BM25 and a small encoder.
 
     REV_OR_RUN is `workspace` (the working tree), a DVC experiment, a branch, tag or commit, the name, id or first 8
-    characters of an MLflow pipeline run, or models:/NAME@ALIAS or models:/NAME/NUMBER. Where one name means several,
-    write exp:NAME, git:REV or run:ID. The first is the baseline. Without any, the workspace and all experiments of the
+    characters of an MLflow pipeline run, or models:/NAME@ALIAS or models:/NAME/NUMBER. If a name means several things,
+    write exp:NAME, git:REV or run:ID. The first is the baseline. Default: the workspace and all experiments of the
     current commit.
 
     Example: effir compare workspace main models:/effir-retriever@champion --html compare.html
@@ -40,34 +47,35 @@ def compare(names: tuple[str, ...], join: bool, as_json: bool, html: Path | None
 
     if not PARAMS.exists():
         raise EffirError(f"{PARAMS} is missing: run this in the project's root")
-    from dataclasses import asdict
-
+    from effir.lab.baselines import advice, small_encoders
     from effir.lab.comparison import compare as compare_variants
+    from effir.lab.comparison import over_seeds
 
     variants = [variant_named(name) for name in names] or _all_of_head()
-    compared = compare_variants(_joined(variants) if join else variants)
+    if join and (bare := [variant.name for variant in variants if not variant.params]):
+        raise EffirError(f"the params of {bare[0]} were not kept: leave out --seeds, or this variant")
+    compared = compare_variants(over_seeds(variants) if join else variants)
+    advised = advice(compared, small_encoders())
     if as_json:
-        click.echo(json.dumps(asdict(compared), ensure_ascii=False))
+        answer({**asdict(compared), "advice": advised}, "", as_json)
     else:
-        _print(compared)
+        _print(compared, advised)
     if html is not None:
         from effir.lab.page import write_page
 
-        write_page(compared, html)
+        write_page(compared, html, advised)
         click.echo(f"{html} is written: open it in a browser", err=True)
 
 
 def variant_named(text: str) -> "Variant":
-    """Find what ``text`` means; EffirError where that is nothing, or several things.
-
-    MLflow is asked only about what git does not know, because opening it takes seconds.
-    """
+    """Read the variant with this name; EffirError if there is none, or several. MLflow is slow, so asked last."""
     from effir.lab.dvc_runs import commit_of, experiment_named, read_commit, read_experiment, read_workspace
 
     if text == "workspace":
         return read_workspace()
     if text.startswith("models:/"):
-        from effir.tracking.figures import read_run, run_of_model
+        from effir.tracking.run_metrics import read_run
+        from effir.tracking.versions import run_of_model
 
         return read_run(run_of_model(text), text.removeprefix("models:/"))
     kind, _, name = text.partition(":")
@@ -77,18 +85,15 @@ def variant_named(text: str) -> "Variant":
     commit = commit_of(name) if kind in ("", "git") else None
     if experiment and commit and experiment.commit != commit:
         raise EffirError(f"{name!r} is a DVC experiment and a git revision: name one of exp:{name} or git:{name}")
-    if experiment:
-        return read_experiment(experiment, text)
-    if commit:
-        return read_commit(commit, text)
-    found = _run_named(name, text) if kind in ("", "run") else None
-    if found is None:
-        raise EffirError(_nowhere(kind, name))
-    return found
+    if experiment or commit:
+        return read_experiment(experiment, text) if experiment else read_commit(str(commit), text)
+    if kind in ("", "run") and (found := _run_named(name, text)):
+        return found
+    raise EffirError(UNKNOWN[kind].format(repr(name)))
 
 
 def _run_named(name: str, shown: str) -> "Variant | None":
-    from effir.tracking.figures import find_runs, read_run
+    from effir.tracking.run_metrics import find_runs, read_run
 
     runs = find_runs(name)
     if len(runs) > 1:
@@ -99,68 +104,37 @@ def _run_named(name: str, shown: str) -> "Variant | None":
     return None
 
 
-def _nowhere(kind: str, name: str) -> str:
-    return {
-        "exp": f"there is no DVC experiment {name!r}: `dvc exp list -A` lists them",
-        "git": f"there is no git revision {name!r}: `git branch` and `git log` list them",
-        "run": f"there is no MLflow pipeline run {name!r}: `mlflow ui` shows them",
-    }.get(
-        kind,
-        f"{name!r} was looked for among DVC experiments (`dvc exp list -A`), git revisions (`git log`) and MLflow "
-        "pipeline runs, and is none of them: mend the name",
-    )
-
-
-def _joined(variants: "Sequence[Variant]") -> "list[Variant]":
-    from effir.lab.seeds import over_seeds
-
-    for variant in variants:
-        if not variant.params:
-            raise EffirError(f"the params of {variant.name} were not kept: leave it or --seeds out")
-    return over_seeds(variants)
-
-
 def _all_of_head() -> "list[Variant]":
-    """Read the workspace and the current commit's experiments, as far as they have figures."""
+    """Read the workspace and the current commit's experiments; those without metrics are left out with a note."""
     from effir.lab.dvc_runs import experiments_of_head, read_experiment, read_workspace
 
     found = []
-    for read in (read_workspace, *(lambda one=one: read_experiment(one) for one in experiments_of_head())):
+    for one in (None, *experiments_of_head()):
         try:
-            found.append(read())
+            found.append(read_experiment(one) if one else read_workspace())
         except EffirError as error:
             click.echo(f"left out: {error}", err=True)
     if not found:
-        raise EffirError("there is nothing to compare: run `dvc repro`, or name a revision or run that has figures")
+        raise EffirError("there is nothing to compare: run `dvc repro`, or name a revision or run that has metrics")
     return found
 
 
-def _print(compared: "Comparison") -> None:
-    from rich.console import Console
+def _print(compared: "Comparison", advised: Sequence[str]) -> None:
     from rich.text import Text
 
     from effir.lab.table import footnotes, heading, rows, sentences
 
-    console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console.width = PIPED
+    terminal = console(PIPED)
     lines, names = rows(compared), [variant.name for variant in compared.variants]
-    for columns in _columns(_widths(lines, names), console.width - 2 - _label(lines)):
-        console.print(_table(names, lines, columns))
-    verdicts = [heading(compared), *(f"- {sentence}" for sentence in sentences(compared)), ""]
-    for sentence in [*(verdicts if compared.differences else []), *footnotes(compared)]:
-        console.print(Text(sentence), soft_wrap=not console.is_terminal)
-
-
-def _label(lines: "Sequence[Row]") -> int:
-    """Characters for the labels: their longest word, because names of params do not break well."""
-    return max([LABEL, *(len(word) for row in lines for word in row.label.split())])
-
-
-def _widths(lines: "Sequence[Row]", names: Sequence[str]) -> list[int]:
-    """Characters that each variant's column takes, the gap after it included."""
+    # Names of params do not wrap well: the labels are at least as wide as their longest word.
+    label = max([LABEL, *(len(word) for row in lines for word in row.label.split())])
     cells = [[name, *(row.cells[i] for row in lines)] for i, name in enumerate(names)]
-    return [min(WIDEST, max(map(len, column))) + 1 for column in cells]
+    widths = [min(WIDEST, max(map(len, column))) + 1 for column in cells]  # with the gap after it
+    for columns in _columns(widths, terminal.width - 2 - label):
+        terminal.print(_table(names, lines, columns, label))
+    found = [heading(compared), *(f"- {sentence}" for sentence in sentences(compared))] if compared.differences else []
+    for sentence in [*found, *advised, *([""] if found or advised else []), *footnotes(compared)]:
+        terminal.print(Text(sentence), soft_wrap=not terminal.is_terminal)
 
 
 def _columns(widths: Sequence[int], room: int) -> list[list[int]]:
@@ -177,13 +151,13 @@ def _columns(widths: Sequence[int], room: int) -> list[list[int]]:
     return tables
 
 
-def _table(names: Sequence[str], lines: "Sequence[Row]", columns: Sequence[int]) -> "Table":
+def _table(names: Sequence[str], lines: "Sequence[Row]", columns: Sequence[int], label: int) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column(width=_label(lines))
+    table.add_column(width=label)
     for i in columns:
         table.add_column(Text(names[i]), overflow="fold", max_width=WIDEST)
     for row in lines:

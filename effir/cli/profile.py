@@ -1,23 +1,28 @@
 """`effir profile`: overlays on params.yaml."""
 
-import json
+import shlex
 from pathlib import Path
 
 import click
 
+from effir.cli.terminal import answer, json_option
+
 PROFILES = Path("profiles")
+chosen = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 
 
 @click.group()
 def profile() -> None:
-    """Overlays on params.yaml: a quick look, the default, BEIR, the paper's settings.
+    """Write a set of settings over params.yaml: the paper's, BEIR's sets, a quick look.
 
-    Example: effir profile use smoke
+    `git checkout params.yaml` goes back to the default.
+
+    Example: effir profile use mistral-7b
     """
 
 
 @profile.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, name to purpose, for programs.")
+@json_option("object, name to purpose")
 def list_profiles(as_json: bool) -> None:
     """List the profiles and what each is for.
 
@@ -26,47 +31,54 @@ def list_profiles(as_json: bool) -> None:
     from effir.cli.profiles import profile_purposes
 
     purposes = profile_purposes(PROFILES)
-    if as_json:
-        click.echo(json.dumps(purposes))
-        return
-    for name, purpose in purposes.items():
-        click.echo(f"{name:<12}{purpose}")
+    answer(purposes, "\n".join(f"{name:<12}{purpose}" for name, purpose in purposes.items()), as_json)
 
 
 @profile.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list of [key, old, new], for programs.")
+@chosen
+@json_option("list of [key, old, new]")
 def show(names: tuple[str, ...], as_json: bool) -> None:
-    """Show what profile NAME would change in params.yaml, and change nothing.
+    """Show what profile NAME would change in params.yaml. Nothing is written.
 
     Example: effir profile show mistral-7b
     """
-    from effir.cli.profiles import profile_changes
+    from effir.cli.profiles import use_profiles
 
-    _tell(profile_changes(PROFILES, names), as_json)
+    _tell(use_profiles(PROFILES, names, dry_run=True), "", as_json)
 
 
 @profile.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list of [key, old, new], for programs.")
+@chosen
+@json_option("list of [key, old, new]")
 def use(names: tuple[str, ...], as_json: bool) -> None:
-    """Write profile NAME over params.yaml, whose comments stay; `git diff` shows what changed.
+    """Write profile NAME over params.yaml and keep its comments. `git diff` shows the changes.
 
-    What the profile does not name stays as it is; several are written in their order, so start from `default` for a
-    clean slate.
+    Keys that the profile does not name keep their values. Several profiles are written in the given order. To go back
+    to the default, run `git checkout params.yaml`.
 
-    Example: effir profile use default mistral-7b
+    Example: effir profile use mistral-7b
     """
     from effir.cli.profiles import use_profiles
 
-    _tell(use_profiles(PROFILES, names), as_json)
+    _tell(use_profiles(PROFILES, names), "\nto go back: git checkout params.yaml", as_json)
 
 
-def _tell(changes: list[tuple[str, object, object]], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(changes))
-        return
-    for key, old, new in changes:
-        click.echo(f"{key}: {old} -> {new}")
-    if not changes:
-        click.echo("params.yaml says all of it already")
+@profile.command()
+@chosen
+@json_option("list of KEY=VALUE")
+def options(names: tuple[str, ...], as_json: bool) -> None:
+    """Print profile NAME as options of `dvc exp run`, to try it without a change of params.yaml.
+
+    They are quoted for a shell: eval dvc exp run --temp "$(effir profile options smoke)"
+
+    Example: effir profile options smoke
+    """
+    from effir.cli.profiles import profile_options
+
+    found = profile_options(PROFILES, names)
+    answer(found, " ".join(f"-S {shlex.quote(each)}" for each in found), as_json)
+
+
+def _tell(changes: list[tuple[str, object, object]], after: str, as_json: bool) -> None:
+    lines = "\n".join(f"{key}: {old} -> {new}" for key, old, new in changes)
+    answer(changes, f"{lines}{after}" if changes else "params.yaml has all of these settings already", as_json)

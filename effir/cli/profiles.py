@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from ruamel.yaml.error import YAMLError
 
 from effir.errors import EffirError
 from effir.files import writing
+from effir.lab.settings import assignment
 from effir.params import PARAMS, check_params
 
+Overlay = Mapping[str, Any]
 Change = tuple[str, Any, Any]
+"""A key as ``prune.width``, its old value and its new one."""
 
 
 def profile_purposes(folder: Path) -> dict[str, str]:
@@ -20,53 +24,62 @@ def profile_purposes(folder: Path) -> dict[str, str]:
     return {path.stem: _purpose(path) for path in sorted(folder.glob("*.yaml"))}
 
 
-def profile_changes(folder: Path, names: Sequence[str], params: Path = PARAMS) -> list[Change]:
-    """Tell what ``use_profiles`` would change in ``params``, as (key, old, new); nothing is written."""
-    return _overlaid(folder, names, params)[1]
+def use_profiles(folder: Path, names: Sequence[str], params: Path = PARAMS, dry_run: bool = False) -> list[Change]:
+    """Write ``<folder>/<name>.yaml`` of each name, in order, over ``params``, and return the changes.
 
-
-def use_profiles(folder: Path, names: Sequence[str], params: Path = PARAMS) -> list[Change]:
-    """Write ``<folder>/<name>.yaml`` of each name, in order, over ``params``; return the changes as (key, old, new).
-
-    EffirError for an unknown profile, and for one whose result would not be valid: ``params`` stays as it was.
+    EffirError for an unknown profile, and for one whose result would not be valid: ``params`` is not changed then.
     """
-    text, changes = _overlaid(folder, names, params)
-    with writing(params) as draft:
-        draft.write_text(text, encoding="utf-8")
-    return changes
+    return write_overlays(_profiles(folder, names, params), params, dry_run)
 
 
-def _overlaid(folder: Path, names: Sequence[str], params: Path) -> tuple[str, list[Change]]:
+def profile_options(folder: Path, names: Sequence[str], params: Path = PARAMS) -> list[str]:
+    """Write each key of the profiles as a setting for ``dvc exp run --set-param``; ``params`` is not changed."""
+    overlays = _profiles(folder, names, params)
+    write_overlays(overlays, params, dry_run=True)  # refuses what would not be valid
+    sections = [section for overlay in overlays for section in overlay.items()]
+    settings = {f"{name}.{key}": value for name, keys in sections for key, value in keys.items()}
+    return [assignment(key, value) for key, value in settings.items()]
+
+
+def write_overlays(overlays: Sequence[Overlay], params: Path = PARAMS, dry_run: bool = False) -> list[Change]:
+    """Write nested settings, in order, over ``params``, whose comments stay, and return the changes.
+
+    EffirError where the result would not be valid: ``params`` is not changed then. A ``dry_run`` writes nothing.
+    """
+    values, before, text = _sections(params), _plain(params.read_text(encoding="utf-8")), StringIO()
+    for overlay in overlays:
+        _overlay(values, overlay)
+    _editable().dump(values, text)
+    after = _plain(text.getvalue())
+    check_params(after)
+    if not dry_run:
+        with writing(params) as draft:
+            draft.write_text(text.getvalue(), encoding="utf-8")
+    return list(_differences(before, after))
+
+
+def _profiles(folder: Path, names: Sequence[str], params: Path) -> list[Overlay]:
     if not params.exists():
         raise EffirError(f"{params} is missing: run this in the project's root")
     known = list(profile_purposes(folder))
     for name in names:
         if name not in known:
             raise EffirError(f"there is no profile {name!r}: choose one of {', '.join(known)}")
-    values, before = _sections(params), _plain(params)
-    for name in names:
-        _overlay(values, _sections(folder / f"{name}.yaml"))
-    text = StringIO()
-    _editable().dump(values, text)
-    after = YAML(typ="safe").load(text.getvalue())
-    check_params(after)
-    return text.getvalue(), list(_differences(before, after))
+    return [_sections(folder / f"{name}.yaml") for name in names]
 
 
 def _sections(path: Path) -> Any:
-    """Load a file of settings, comments and all; EffirError where it is none."""
+    """Load a file of settings with its comments; EffirError where it is not one."""
     try:
         found = _editable().load(path.read_text(encoding="utf-8"))
     except YAMLError as error:
-        raise EffirError(f"{path} is not YAML ({' '.join(str(error).split())}): mend it") from None
+        raise EffirError(f"{path} is not YAML ({' '.join(str(error).split())}): correct it") from None
     if not isinstance(found, Mapping):
-        raise EffirError(
-            f"{path} holds no settings: write sections and their keys, or restore it by `git checkout {path}`"
-        )
+        raise EffirError(f"{path} holds no settings: write sections and their keys, or run `git checkout {path}`")
     return found
 
 
-def _overlay(values: Any, overlay: Mapping[str, Any]) -> None:
+def _overlay(values: Any, overlay: Overlay) -> None:
     for key, new in overlay.items():
         if isinstance(new, Mapping) and isinstance(values.get(key), Mapping) and new:
             _overlay(values[key], new)
@@ -74,7 +87,7 @@ def _overlay(values: Any, overlay: Mapping[str, Any]) -> None:
             values[key] = new
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+def _differences(before: Overlay, after: Overlay, prefix: str = "") -> Iterator[Change]:
     for key, new in after.items():
         old = before.get(key)
         if isinstance(new, Mapping) and isinstance(old, Mapping) and new:
@@ -84,13 +97,12 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
 
 
 def _purpose(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    return " ".join(line.removeprefix("#").strip() for line in lines[:head])
+    head = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in head)
 
 
-def _plain(path: Path) -> Any:
-    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+def _plain(text: str) -> Any:
+    return YAML(typ="safe").load(text)
 
 
 def _editable() -> YAML:

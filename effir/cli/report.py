@@ -1,30 +1,27 @@
-"""`effir report`: the tables and pictures of all studies."""
+"""`effir report`: write the tables and plots of all studies."""
 
-import json
 from pathlib import Path
 
 import click
 
+from effir.cli.terminal import PATH, answer, json_option
+from effir.errors import EffirError
+
+ENCODERS = Path("benchmarks/results/small_encoders.json")
+
 
 @click.command()
-@click.option("--results", type=click.Path(path_type=Path), default=Path("studies/results"), show_default=True)
-@click.option(
-    "--outsiders",
-    type=click.Path(path_type=Path),
-    default=Path("benchmarks/results/outsiders.json"),
-    show_default=True,
-    help="Small encoders to show beside, where the file is there.",
-)
-@click.option("--json", "as_json", is_flag=True, help="The files as one JSON array, for programs.")
-def report(results: Path, outsiders: Path, as_json: bool) -> None:
-    """Write tables and pictures beside the JSON of the studies, from that alone.
+@click.option("--results", type=PATH, default=Path("studies/results"), show_default=True)
+@click.option("--encoders", type=PATH, default=ENCODERS, show_default=True, help="Shown in pareto.png, if it exists.")
+@json_option("array of the files")
+def report(results: Path, encoders: Path, as_json: bool) -> None:
+    """Write tables and plots beside the results of all studies, from their JSON alone.
 
     Example: effir report
     """
-    from effir.errors import EffirError
     from effir.lab.report import report as write
 
-    written = write(results, outsiders)
+    written = list(map(str, write(results, encoders)))
     if not written:
         raise EffirError(f"{results} holds no results: run `effir study studies/direct.yaml`")
-    click.echo(json.dumps(list(map(str, written))) if as_json else "\n".join(map(str, written)))
+    answer(written, "\n".join(written), as_json)

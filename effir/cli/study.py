@@ -1,30 +1,30 @@
-"""`effir study`: run what a study still lacks."""
+"""`effir study`: run the experiments of a study."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import click
+
+from effir.cli.terminal import PATH, answer, json_option
 
 RESULTS = Path("studies/results")
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 @click.argument("runs", nargs=-1)
-@click.option("-S", "--set", "settings", multiple=True, help="KEY=VALUE for every run, not kept: where data come from.")
-@click.option("--json", "as_json", is_flag=True, help="The rows as one JSON array, for programs.")
+@click.option(
+    "-S", "--set", "settings", multiple=True, help="KEY=VALUE that says where data are; results do not keep it."
+)
+@json_option("array of the rows")
 def study(path: Path, runs: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
-    """Run the experiments of the study PATH that have no result yet, or those RUNS of them.
+    """Run the experiments of the study PATH that have no result yet, or only those named RUNS.
 
-    Each one's figures are kept as it ends.
-
-    Results are studies/results/<name>.json: commit them. A study that was stopped or killed goes on when the command is
-    repeated.
+    Each result is written to studies/results/<name>.json as soon as its run ends: commit that file. Repeat the command
+    to continue a study that was stopped or killed.
 
     Example: effir study studies/direct.yaml -S data.mirror=file:///data/beir
     """
-    from functools import partial
-
     import yaml
 
     from effir.cli.sweep import pair
@@ -32,22 +32,21 @@ def study(path: Path, runs: tuple[str, ...], settings: tuple[str, ...], as_json:
     from effir.lab.studies import in_experiments, read_study, run_study
     from effir.params import PARAMS, flatten, load_params
 
-    load_params()  # refuses what no run could read
+    load_params()  # checks the file
     plan = read_study(path)
-    say = partial(click.echo, err=True)
     heard: list[str] = []
 
     def once(stage: str) -> None:
         if heard[-1:] != [stage]:
             heard.append(stage)
-            say(stage)
+            click.echo(stage, err=True)
 
     params = flatten(yaml.safe_load(PARAMS.read_text(encoding="utf-8")))
     run = in_experiments(once, dict(map(pair, settings)), params)
     rows = run_study(plan, RESULTS / f"{plan.name}.json", state_dir("studies"), params, run, runs)
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    for row in rows:
-        figures = "  ".join(f"{name} {found['ndcg_at_10']:.3f}" for name, found in row["quality"].items())
-        click.echo(f"{row['name']}: {figures}  {row['cost']['kept_share']:.1%} of the parameters")
+    answer(rows, "\n".join(map(_shown, rows)), as_json)
+
+
+def _shown(row: dict[str, Any]) -> str:
+    quality = "  ".join(f"{name} {found['ndcg_at_10']:.3f}" for name, found in row["quality"].items())
+    return f"{row['name']}: {quality}  {row['cost']['kept_share']:.1%} of the parameters"

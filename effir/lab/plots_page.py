@@ -1,8 +1,10 @@
-"""DVC's plots page with Vega inside, so that it shows without internet: ``python -m effir.lab.plots_page``."""
+"""Write DVC's plots page with Vega inside, so that it works without internet: ``python -m effir.lab.plots_page``."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+from vl_convert import javascript_bundle
 
 from effir.errors import EffirError
 from effir.files import project_root, writing
@@ -10,8 +12,8 @@ from effir.files import project_root, writing
 PAGE = Path(".dvc/plots/page.html")
 # Vega-Lite's last 5.x: the plots that DVC writes say v5.
 VEGA_LITE = "5.21"
-# DVC puts plots in the place of {plot_divs}. Without a {scripts}, its links to a content network stay out. The bundle
-# has names such as `n` and `t` at its top level, which a page's own scripts may use too: hence the function around it.
+# DVC replaces {plot_divs}. Without {scripts} it adds no links to a content network. A function encloses the bundle:
+# its top-level names, such as `n` and `t`, may clash with those of the page's own scripts.
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -36,36 +38,31 @@ TEMPLATE = """<!DOCTYPE html>
 def write_page(root: Path) -> Path:
     """Write the template of the plots page of the DVC project at ``root``, and tell DVC to use it; return its path.
 
-    It is named in ``config.local``, which git ignores as it ignores the page (0.9 MB): in a clone that has neither,
-    ``dvc plots`` works as ever, with internet, whereas a name of a missing page makes it fail. EffirError where
-    ``root`` is no DVC project.
+    ``config.local`` names it; git ignores that file and the page (0.9 MB). A clone has neither, and ``dvc plots`` works
+    there with internet; it would fail if the name of a missing page were committed. EffirError if ``root`` is not a DVC
+    project.
     """
     if not (root / ".dvc").is_dir():
         raise EffirError(f"{root} is not a DVC project: run `python -m effir.lab.plots_page` in the project's root")
     with writing(root / PAGE) as draft:
-        draft.write_text(page(_bundle()), encoding="utf-8")
-    name = PAGE.relative_to(".dvc").as_posix()  # as DVC wants it
+        # The plots call the name vegaEmbed.
+        draft.write_text(page(javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)), encoding="utf-8")
+    name = PAGE.relative_to(".dvc").as_posix()  # relative to .dvc
     command = [sys.executable, "-m", "dvc", "config", "--local", "plots.html_template", name]
     done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
     if done.returncode:
         reason = next((line for line in reversed(done.stderr.splitlines()) if line), "no reason given")
-        raise EffirError(f"DVC refuses plots.html_template = {name} ({reason}): mend {root / '.dvc/config.local'}")
+        raise EffirError(f"DVC refuses plots.html_template = {name} ({reason}): correct {root / '.dvc/config.local'}")
     return root / PAGE
 
 
 def page(bundle: str) -> str:
-    r"""Put a JavaScript bundle into the template; a ``</script>`` in one of its strings must not end it.
+    r"""Put a JavaScript bundle into the template, with each ``</script>`` in its strings escaped.
 
     >>> r'"<\/script>"' in page('"</script>"')
     True
     """
     return TEMPLATE.replace("BUNDLE", "{\n" + bundle.replace("</script", r"<\/script") + "\n}")
-
-
-def _bundle() -> str:
-    import vl_convert
-
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)  # what the plots call
 
 
 if __name__ == "__main__":

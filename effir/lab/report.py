@@ -1,4 +1,4 @@
-"""Tables and pictures of studies, from their JSON alone."""
+"""Write the tables and plots of studies, from their JSON alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,105 +9,94 @@ from matplotlib.figure import Figure
 from effir.evaluation.significance import bootstrap_ratio
 from effir.evaluation.variant import Variant
 from effir.files import read_json, writing
-from effir.lab.comparison import Comparison, compare
+from effir.lab.baselines import small_encoders
+from effir.lab.comparison import Comparison, compare, over_seeds
 from effir.lab.pareto_plot import pareto
-from effir.lab.seeds import over_seeds
-from effir.lab.study_plots import curves, layers_picture, picture
-
-PARETO = "pareto"
+from effir.lab.study_plots import curves, cut_layers, intervals, sets_of
+from effir.lab.table import seeds, spread
 
 
-def report(results: Path, outsiders: Path | None = None) -> list[Path]:
-    """Write table and pictures beside every ``<study>.json`` of a folder, and one over all; returns what was written.
+def report(results: Path, encoders: Path | None = None) -> list[Path]:
+    """Write a table and plots beside every ``<study>.json`` of a folder, and one plot of all; return their paths.
 
-    ``<study>.md``, ``<study>.png``, ``<study>-curves.png`` where runs differ in size alone, and ``<study>-layers.png``
-    where it is known what was cut where. ``pareto.png`` holds the runs of all studies and ``outsiders``, the JSON of
-    `benchmarks.outsiders`, by speed.
+    These are ``<study>.md``, ``<study>.png``, ``<study>-curves.png`` if runs differ only in size, and
+    ``<study>-layers.png`` if the results say which layers were cut. ``pareto.png`` shows the runs of all studies by
+    speed, and the small ``encoders``, the JSON of `benchmarks.small_encoders`.
     """
     written, everyone = [], {}
     for path in sorted(results.glob("*.json")):
         found = read_json(path)
         variants = everyone[path.stem] = over_seeds([variant_of(row) for row in found["rows"]])
         with writing(path.with_suffix(".md")) as draft:
-            text = table(path.stem, found["question"], variants, found["baseline"], found["rival"])
+            text = table(path.stem, found["question"], variants, found["baseline"], found["compare_with"])
             draft.write_text(text, encoding="utf-8")
-        figures = {
-            path.stem: picture(found["question"], variants, found["baseline"]),
+        plots = {
+            path.stem: intervals(found["question"], variants, found["baseline"]),
             f"{path.stem}-curves": curves(found["question"], variants),
-            f"{path.stem}-layers": layers_picture(variants),
+            f"{path.stem}-layers": cut_layers(variants),
         }
-        written += [path.with_suffix(".md"), *_drawn(results, figures)]
+        written += [path.with_suffix(".md"), *_saved(results, plots)]
     if everyone:
-        small = read_json(outsiders)["rows"] if outsiders and outsiders.exists() else []
-        written += _drawn(results, {PARETO: pareto(everyone, small)})
+        small = small_encoders(encoders) if encoders else []
+        written += _saved(results, {"pareto": pareto(everyone, small)})
     return written
 
 
-def _drawn(results: Path, figures: Mapping[str, Figure | None]) -> list[Path]:
-    drawn = {results / f"{name}.png": figure for name, figure in figures.items() if figure}
-    for name in figures:
-        if not figures[name]:
-            (results / f"{name}.png").unlink(missing_ok=True)  # drawn for rows that are others now
+def _saved(results: Path, plots: Mapping[str, Figure | None]) -> list[Path]:
+    """Save the plots that exist, and remove the files of those that do not any more."""
+    drawn = {results / f"{name}.png": figure for name, figure in plots.items()}
     for path, figure in drawn.items():
+        if figure is None:
+            path.unlink(missing_ok=True)
+            continue
         with writing(path) as draft:
             figure.savefig(draft, format="png", dpi=120, metadata={"Software": None})
-    return list(drawn)
+    return [path for path, figure in drawn.items() if figure]
 
 
 def variant_of(row: Mapping[str, Any]) -> Variant:
-    """Read a row as a variant that can be compared."""
+    """Read a row of a study's results as a variant."""
     known = {key: row[key] for key in ("quality", "scores", "cost", "data", "source")}
     return Variant(row["name"], params=row["settings"], layers=row.get("layers", {}), **known)
 
 
-def table(study: str, question: str, variants: Sequence[Variant], baseline: str, rival: str | None = None) -> str:
-    """Write a study as Markdown: sizes, nDCG@10 with bounds, the share of the baseline's, paired tests.
+def table(study: str, question: str, variants: Sequence[Variant], baseline: str, other: str | None = None) -> str:
+    """Write a study as Markdown: sizes, nDCG@10 with intervals, the share of the baseline's, paired tests.
 
-    Tests are against the ``baseline`` and the ``rival``, as far as they were run. Runs of several seeds are joined
-    before, by :func:`effir.lab.seeds.over_seeds`.
+    Tests are against the ``baseline`` and the ``other`` run, if they were run. Seeds are joined before, by
+    :func:`effir.lab.comparison.over_seeds`.
     """
-    names, asked = (
-        [variant.name for variant in variants],
-        [baseline, *([rival] if rival not in (None, baseline) else [])],
-    )
-    against = [name for name in asked if name in names]
-    found = [_compared(variants, name) for name in against]
-    sets = list(dict.fromkeys(name for variant in variants for name in variant.quality))
+    names, asked = [variant.name for variant in variants], list(dict.fromkeys([baseline, *([other] if other else [])]))
+    found = [compare(sorted(variants, key=lambda v: v.name != name)) for name in asked if name in names]
+    sets = sets_of(variants)
     heads = ["run", "parameters", *(f"nDCG@10 {name}" for name in sets)]
     heads += [f"share of {baseline}'s, {name}" for name in sets if baseline in names]
     heads += [f"difference to {each.baseline.name}, {name}" for each in found for name in sets]
-    lines = [
-        f"| {' | '.join(cells)} |"
-        for cells in (heads, ["---"] * len(heads), *(_cells(v, found, sets, baseline) for v in variants))
-    ]
-    tests = " and of all ".join(f"{each.tests} tests against {each.baseline.name}" for each in found if each.tests)
-    notes = [
-        "Parameters are those beside the embeddings, and their share of the run's own base model. Bounds are 95 % over "
-        "queries; a row of several seeds is the mean of each query's scores, with the lowest and the highest seed, and "
-        "is compared as that mean, with rows of one seed too.",
-        *([f"Differences are paired over queries, p corrected for the number of all {tests} (Holm)."] if tests else []),
-        *(f"`{name}` was not run yet: nothing is compared with it." for name in asked if name not in names),
-        f"`effir study studies/{study}.yaml` makes the runs, experiments `{study}-<run>`; `effir report` this page.",
-    ]
+    cells = [heads, ["---"] * len(heads), *(_cells(v, found, sets, baseline) for v in variants)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    notes = _notes(study, found, asked, names)
     return "\n".join([f"# {question}", "", *lines, "", *notes, "", *_settings(variants), ""])
 
 
+def _notes(study: str, found: Sequence[Comparison], asked: Sequence[str], names: Sequence[str]) -> list[str]:
+    tests = " and for the ".join(f"{each.tests} tests against {each.baseline.name}" for each in found if each.tests)
+    return [
+        "Parameters exclude embeddings; the share is of the run's own base model. Intervals are 95 %, over queries. "
+        "A row of several seeds is the mean of each query's scores, and the lowest and highest seed.",
+        *([f"Differences are paired over queries; p is corrected for the {tests} (Holm)."] if tests else []),
+        *(f"`{name}` was not run yet, so there is no comparison with it." for name in asked if name not in names),
+        f"`effir study studies/{study}.yaml` makes the runs, experiments `{study}-<run>`; `effir report` writes this.",
+    ]
+
+
 def _settings(variants: Sequence[Variant]) -> list[str]:
-    """List what is set over params.yaml: what all runs share once, then what each has of its own."""
-    every = {v.name: [f"`{key}={value}`" for key, value in v.params.items()] for v in variants}
-    shared = [one for one in every[variants[0].name] if all(one in each for each in every.values())]
-    if len(variants) == 1 or not shared:
-        return [_setting(f"`{name}`", each) for name, each in every.items()]
+    """List the settings over params.yaml: first those of all runs, then those of each."""
+    every = {f"`{v.name}`": [f"`{key}={value}`" for key, value in v.params.items()] for v in variants}
+    first, *others = every.values()
+    shared = [one for one in first if all(one in each for each in others)] if others else []
     own = {name: [one for one in each if one not in shared] for name, each in every.items()}
-    return [_setting("every run", shared), *(_setting(f"`{name}`", each) for name, each in own.items())]
-
-
-def _setting(name: str, settings: Sequence[str]) -> str:
-    return f"- {name}: {', '.join(settings) or 'nothing of its own'}"
-
-
-def _compared(variants: Sequence[Variant], first: str) -> Comparison:
-    return compare(sorted(variants, key=lambda variant: variant.name != first))
+    listed = ({"every run": shared} if shared else {}) | own
+    return [f"- {name}: {', '.join(settings) or 'no other settings'}" for name, settings in listed.items()]
 
 
 def _cells(variant: Variant, found: Sequence[Comparison], sets: Sequence[str], baseline: str) -> list[str]:
@@ -117,22 +106,18 @@ def _cells(variant: Variant, found: Sequence[Comparison], sets: Sequence[str], b
     return [variant.name, size, *quality, *kept, *(_difference(variant, each, name) for each in found for name in sets)]
 
 
-def _quality(figures: Mapping[str, float] | None) -> str:
-    if figures is None:
+def _quality(metrics: Mapping[str, float] | None) -> str:
+    if metrics is None:
         return "not evaluated"
-    text = f"{figures['ndcg_at_10']:.3f} ({figures['ndcg_at_10_low']:.3f} to {figures['ndcg_at_10_high']:.3f})"
-    if "seeds" not in figures:
-        return text
-    lowest, highest = figures["ndcg_at_10_lowest"], figures["ndcg_at_10_highest"]
-    return f"{text}; {figures['seeds']:.0f} seeds {lowest:.3f} to {highest:.3f}"
+    text = spread(metrics, "ndcg_at_10")
+    return f"{text}; {seeds(metrics).replace(':', ' seeds')}" if "seeds" in metrics else text
 
 
 def _kept(variant: Variant, found: Comparison, name: str) -> str:
-    one = found.difference(variant.name, name)
-    whole = found.baseline.scores.get(name, {})
-    if one is None or one.test is None or not any(whole.values()):
+    one, full = found.difference(variant.name, name), found.baseline.scores.get(name, {})
+    if one is None or one.test is None or not any(full.values()):
         return ""
-    kept = bootstrap_ratio(variant.scores[name], whole)
+    kept = bootstrap_ratio(variant.scores[name], full)
     return f"{kept.value:.3f} ({kept.low:.3f} to {kept.high:.3f})"
 
 

@@ -1,6 +1,6 @@
-"""A comparison in words: rows of text for the terminal and the page, and a sentence for each difference."""
+"""Write a comparison as text: rows for the terminal and the page, and a sentence for each difference."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,13 +14,17 @@ SPEEDS = {
     "documents, as served": "served_document_speedup",
     "queries, as served": "served_query_speedup",
 }
+SERVED = (
+    "As served: the retriever in its own backend and precision, against the base model in sentence-transformers. The "
+    "other speeds run both models in the same runtime, so they show the effect of the cut alone."
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A label and a text a variant; ``best`` holds the columns that win, ``first`` begins a group of rows.
+    """A label and a cell for each variant; ``best`` are the columns of the best value, ``first`` starts a group.
 
-    The row of a ``param`` says nothing where all its cells are equal.
+    A row of a ``param`` is left out of a table in which its cells are equal.
     """
 
     label: str
@@ -31,20 +35,17 @@ class Row:
 
 
 def rows(comparison: Comparison) -> list[Row]:
-    """Quality set by set, then size and speed, then the params that differ."""
-    found: list[Row] = []
-    for name in comparison.sets:
-        found += _grouped(_quality(comparison, name))
-    found += _grouped(_cost(comparison.variants))
+    """List quality set by set, then size and speed, then the params that differ."""
     params = [
         Row(key, tuple(UNKNOWN if value is None else value for value in values), param=True)
         for key, values in comparison.params.items()
     ]
-    return found + _grouped(params)
+    groups = [*(_quality(comparison, name) for name in comparison.sets), _cost(comparison.variants), params]
+    return [replace(row, first=i == 0) for group in groups for i, row in enumerate(group)]
 
 
 def heading(comparison: Comparison) -> str:
-    """Say against what the sentences are told, and for how many tests their p is corrected; empty for one variant."""
+    """Name the baseline of the sentences, and the number of tests for which p is corrected; empty for one variant."""
     if not comparison.differences:
         return ""
     corrected = f", p corrected for {comparison.tests} tests (Holm)" if comparison.tests > 1 else ""
@@ -52,29 +53,31 @@ def heading(comparison: Comparison) -> str:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """Say each difference in words, one line a variant and set."""
+    """Describe each difference in one sentence."""
     return [_sentence(difference) for difference in comparison.differences]
 
 
 def footnotes(comparison: Comparison) -> list[str]:
-    """Say what the figures mean, and what to doubt."""
-    meant = ["Speeds are times the base model's, measured beside it in the same run: median (least to most)."]
-    if comparison.sets:
-        meant[:0] = ["nDCG@10 with its 95 % bounds (bootstrap over queries).", *_about_seeds(comparison)]
-    return meant + [f"{note[0].upper()}{note[1:]}." for note in comparison.notes]
+    """Explain the metrics, and say what is uncertain."""
+    about = ["nDCG@10 with its 95 % interval (bootstrap over queries).", *_about_tests(comparison)]
+    notes = about if comparison.sets else []
+    notes.append("Speeds are relative to the base model, measured in turn with it: median (lowest to highest).")
+    if any("served_document_speedup" in variant.cost for variant in comparison.variants):
+        notes.append(SERVED)
+    return notes + [f"{note[0].upper()}{note[1:]}." for note in comparison.notes]
 
 
-def _about_seeds(comparison: Comparison) -> list[str]:
-    """Say what the tests cannot know: how another seed's run would have done."""
-    if any("seeds" in figures for variant in comparison.variants for figures in variant.quality.values()):
-        return ["A variant of several seeds is the mean of each query's scores, with size and speed of the first."]
+def _about_tests(comparison: Comparison) -> Iterator[str]:
     if comparison.tests:
-        return ["Bounds and tests speak of queries: runs by another seed may differ by more (--seeds joins them)."]
-    return []
+        yield "Stars mark p of at most 0.05 (*), 0.01 (**) and 0.001 (***)."
+    if any("seeds" in metrics for variant in comparison.variants for metrics in variant.quality.values()):
+        yield "A variant of several seeds is the mean of each query's scores, with size and speed of the first seed."
+    elif comparison.tests:
+        yield "Tests are over queries: other seeds may differ by more (--seeds joins runs of several)."
 
 
 def stars(p: float) -> str:
-    """Mark how sure a difference is.
+    """Mark the significance of a difference.
 
     >>> [stars(p) for p in (0.0009, 0.009, 0.05, 0.2)]
     ['***', '**', '*', '']
@@ -82,21 +85,18 @@ def stars(p: float) -> str:
     return "".join("*" for limit in (0.05, 0.01, 0.001) if p <= limit)
 
 
-def _grouped(group: Iterable[Row]) -> list[Row]:
-    return [replace(row, first=i == 0) for i, row in enumerate(group)]
-
-
 def _quality(comparison: Comparison, name: str) -> Iterator[Row]:
-    figures = [variant.quality.get(name, {}) for variant in comparison.variants]
-    yield _row(f"{name} nDCG@10", figures, "ndcg_at_10", partial(_spread, key="ndcg_at_10", form=".3f"), max)
+    metrics = [variant.quality.get(name, {}) for variant in comparison.variants]
+    yield _row(f"{name} nDCG@10", metrics, "ndcg_at_10", partial(spread, key="ndcg_at_10"), max)
     if len(comparison.variants) > 1:
         found = [comparison.difference(variant.name, name) for variant in comparison.variants]
-        yield Row("  difference", tuple(_change(difference) for difference in found))
-        yield Row("  paired test", tuple(_test(difference) for difference in found))
-    if any("seeds" in each for each in figures):
-        yield Row("  seeds", tuple(_seeds(each) for each in figures))
-    yield _row("  Recall@100", figures, "recall_at_100", lambda each: f"{each['recall_at_100']:.3f}", max)
-    yield _row("  BM25 nDCG@10", figures, "bm25_ndcg_at_10", lambda each: f"{each['bm25_ndcg_at_10']:.3f}")
+        shown = [_difference(each) for each in found]
+        yield Row("  difference", tuple(change for change, _ in shown))
+        yield Row("  paired test", tuple(test for _, test in shown))
+    if any("seeds" in each for each in metrics):
+        yield Row("  seeds", tuple(seeds(each) for each in metrics))
+    yield _row("  Recall@100", metrics, "recall_at_100", partial(spread, key="recall_at_100"), max)
+    yield _row("  BM25 nDCG@10", metrics, "bm25_ndcg_at_10", partial(spread, key="bm25_ndcg_at_10"))
 
 
 def _cost(variants: Sequence[Variant]) -> Iterator[Row]:
@@ -106,47 +106,45 @@ def _cost(variants: Sequence[Variant]) -> Iterator[Row]:
     yield _row("FLOPs a token", cost, "flops_speedup", _flops, max)
     for label, key in SPEEDS.items():
         if any(key in each for each in cost):
-            yield _row(label, cost, key, partial(_spread, key=key, form=".2f", unit=" times"), max)
+            yield _row(label, cost, key, partial(spread, key=key, form=".2f", unit=" times"), max)
 
 
 def _row(
     label: str,
-    figures: Sequence[Mapping[str, float]],
+    metrics: Sequence[Mapping[str, float]],
     key: str,
     shown: Callable[[Mapping[str, float]], str],
     best: Callable[[list[float]], float] | None = None,
 ) -> Row:
-    """Show figure ``key`` of each variant; mark the best where there is a choice."""
-    cells = tuple(shown(each) if key in each else UNKNOWN for each in figures)
-    known = [each[key] for each in figures if key in each]
+    """Show the metric ``key`` of each variant; mark the best if values differ."""
+    cells = tuple(shown(each) if key in each else UNKNOWN for each in metrics)
+    known = [each[key] for each in metrics if key in each]
     if best is None or len(set(known)) < 2:
         return Row(label, cells)
     winner = best(known)
-    return Row(label, cells, frozenset(i for i, each in enumerate(figures) if each.get(key) == winner))
+    return Row(label, cells, frozenset(i for i, each in enumerate(metrics) if each.get(key) == winner))
 
 
-def _spread(figures: Mapping[str, float], key: str, form: str, unit: str = "") -> str:
-    """Show a figure and its bounds, where they were kept.
+def spread(metrics: Mapping[str, float], key: str, form: str = ".3f", unit: str = "") -> str:
+    """Show a metric and its interval, if it was kept.
 
-    >>> _spread({"x": 1.5, "x_low": 1.25, "x_high": 2.0}, "x", ".2f", " times")
+    >>> spread({"x": 1.5, "x_low": 1.25, "x_high": 2.0}, "x", ".2f", " times")
     '1.50 times (1.25 to 2.00)'
     """
-    bounds = [figures[f"{key}{end}"] for end in ("_low", "_high") if f"{key}{end}" in figures]
-    shown = f" ({bounds[0]:{form}} to {bounds[1]:{form}})" if len(bounds) == 2 else ""
-    return f"{figures[key]:{form}}{unit}{shown}"
+    low, high = (metrics.get(f"{key}_{end}") for end in ("low", "high"))
+    shown = "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
+    return f"{metrics[key]:{form}}{unit}{shown}"
 
 
-def _seeds(figures: Mapping[str, float]) -> str:
-    """Say how many seeds a figure is the mean of, and the lowest and the highest of them.
+def seeds(metrics: Mapping[str, float]) -> str:
+    """Show the number of seeds of a metric, and the lowest and the highest.
 
-    >>> _seeds({"seeds": 3.0, "ndcg_at_10_lowest": 0.648, "ndcg_at_10_highest": 0.666}), _seeds({"ndcg_at_10": 0.6})
+    >>> seeds({"seeds": 3.0, "ndcg_at_10_lowest": 0.648, "ndcg_at_10_highest": 0.666}), seeds({"ndcg_at_10": 0.6})
     ('3: 0.648 to 0.666', '1')
     """
-    if not figures:
-        return UNKNOWN
-    if "seeds" not in figures:
-        return "1"
-    return f"{figures['seeds']:.0f}: {figures['ndcg_at_10_lowest']:.3f} to {figures['ndcg_at_10_highest']:.3f}"
+    if "seeds" not in metrics:
+        return "1" if metrics else UNKNOWN
+    return f"{metrics['seeds']:.0f}: {metrics['ndcg_at_10_lowest']:.3f} to {metrics['ndcg_at_10_highest']:.3f}"
 
 
 def _parameters(cost: Mapping[str, float]) -> str:
@@ -155,7 +153,7 @@ def _parameters(cost: Mapping[str, float]) -> str:
 
 
 def _scaled(amount: float) -> str:
-    """Shorten an amount, ready for a unit.
+    """Shorten a number, to be followed by a unit.
 
     >>> _scaled(68673600), _scaled(387959824), _scaled(12)
     ('68.7 M', '388.0 M', '12 ')
@@ -167,31 +165,24 @@ def _scaled(amount: float) -> str:
 
 
 def _flops(cost: Mapping[str, float]) -> str:
-    """Say how many times less arithmetic than the base model's.
+    """Compare the arithmetic with the base model's.
 
     >>> _flops({"flops_speedup": 1.546}), _flops({"flops_speedup": 1.0}), _flops({"flops_speedup": 0.8})
     ('1.55 less', 'the same', '1.25 more')
     """
     ratio = cost["flops_speedup"]
-    if f"{ratio:.2f}" == "1.00":
-        return "the same"
-    return f"{ratio:.2f} less" if ratio > 1 else f"{1 / ratio:.2f} more"
+    change = f"{ratio:.2f} less" if ratio > 1 else f"{1 / ratio:.2f} more"
+    return "the same" if f"{ratio:.2f}" == "1.00" else change
 
 
-def _change(difference: Difference | None) -> str:
-    if difference is None:
-        return "baseline"
-    if difference.test is None or difference.p is None:
-        return UNKNOWN
-    return f"{difference.test.difference:+.3f} {stars(difference.p)}".rstrip()
-
-
-def _test(difference: Difference | None) -> str:
-    if difference is None:
-        return ""
-    if difference.test is None or difference.p is None:
-        return "not tested"
-    return f"{_p(difference.p)}, {difference.test.queries} queries"
+def _difference(found: Difference | None) -> tuple[str, str]:
+    """Show a difference with its stars, and its test."""
+    if found is None:
+        return "baseline", ""
+    if found.test is None or found.p is None:
+        return UNKNOWN, "not tested"
+    change = f"{found.test.difference:+.3f} {stars(found.p)}".rstrip()
+    return change, f"{_p(found.p)}, {found.test.queries} queries"
 
 
 def _p(p: float) -> str:
@@ -207,10 +198,8 @@ def _sentence(found: Difference) -> str:
     about = f"{found.variant} on {found.set}: "
     if found.test is None or found.p is None:
         return f"{about}not tested, because {found.reason}"
-    by = f"{abs(found.test.difference):.3f}"
-    way = "better" if found.test.difference > 0 else "worse"
-    verdict = f"significantly {way}, by {by}" if found.significant else f"not significantly {way}, by {by}"
-    if found.test.difference == 0:
-        verdict = "no difference"
-    counts = f"{found.wins} better, {found.ties} equal, {found.losses} worse"
+    by = found.test.difference
+    change = f"{'higher' if by > 0 else 'lower'} nDCG@10, by {abs(by):.3f}"
+    verdict = change if found.significant else f"statistically indistinguishable, {by:+.3f}" if by else "no difference"
+    counts = f"{found.wins} queries better, {found.ties} equal, {found.losses} worse"
     return f"{about}{verdict} ({_p(found.p)}; {counts})"

@@ -1,7 +1,8 @@
-"""A trial as a DVC experiment in a folder of its own: run, or read where it has run already."""
+"""Run the pipeline by DVC: in the working tree, or as an experiment in a folder of its own if it did not run yet."""
 
 import fcntl
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,16 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from effir.errors import EffirError
 from effir.evaluation.variant import Variant
 from effir.lab.dvc_runs import experiment_named, read_experiment
-from effir.lab.overrides import assignment
-from effir.lab.provenance_check import made_otherwise
-from effir.lab.space import Value
+from effir.lab.settings import Value, assignment, changed_params
 from effir.params import Scalar
 
-# DVC inside a process that ends with this one: a killed sweep leaves no experiment running behind its back.
+# DVC in a process that ends with this one: a killed sweep leaves no experiment running.
 CHILD = "import sys; from effir.process import die_with_parent as d; d(); from dvc.cli import main; sys.exit(main())"
 POLL_SECONDS = 0.5
 WORKSPACES = Path(".dvc/tmp/exps/standalone")
@@ -32,37 +32,54 @@ class TrialError(EffirError):
 def run_trial(
     name: str, settings: Mapping[str, Value], params: Mapping[str, Scalar], log: Path, tell: Callable[[str], None]
 ) -> Variant:
-    """Run the pipeline as the DVC experiment ``name`` with ``settings`` over ``params``, and return its figures.
+    """Run the pipeline as the DVC experiment ``name`` with ``settings`` over ``params``, and return its metrics.
 
-    An experiment of that name that is there already is read instead. ``params`` are params.yaml's, flat. DVC's output
-    goes to ``log``; ``tell`` hears the stage that runs. Stages that an earlier trial ran with the same inputs come out
-    of DVC's run cache. TrialError where the pipeline fails, EffirError where the experiment of that name was made
-    otherwise, or is being made by another process.
+    An existing experiment with that name is read instead. ``params`` are params.yaml's, flat. DVC's output goes to
+    ``log``; ``tell`` gets the name of the running stage. TrialError if the pipeline fails; EffirError if the existing
+    experiment has other params, or another process runs it.
     """
     if experiment_named(name) is None:
         options = [part for key, value in settings.items() for part in ("--set-param", assignment(key, value))]
-        command = [sys.executable, "-c", CHILD, "exp", "run", "--temp", "--name", name, *options]
-        with _alone(name, log):
-            _clear(name)
-            with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as dvc:
-                _follow(dvc, log, tell)
+        command = ["exp", "run", "--temp", "--name", name, *options]
+        with _locked(name, log):
+            _remove_workspaces(name)
+            with log.open("wb") as output, _dvc(*command, stdout=output, stderr=subprocess.STDOUT) as dvc:
+                while dvc.poll() is None:
+                    stages = re.findall(r"Running stage '([^']+)'", log.read_text(encoding="utf-8", errors="replace"))
+                    tell(stages[-1] if stages else "starting")
+                    time.sleep(POLL_SECONDS)
     found = experiment_named(name)
     if found is None:
-        raise TrialError(f"trial {name} failed ({_complaint(log)}): {log} says more")
+        said = re.findall(r"^(?:Error|ERROR): (.*)$", log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        reason = said[0] if said else "DVC printed no error"  # the stage's own message comes first
+        raise TrialError(f"trial {name} failed ({reason}): read {log}")
     trial = read_experiment(found)
-    if made := made_otherwise(trial.params, settings, params):
+    if changed := changed_params(trial.params, settings, params):
         raise EffirError(
-            f"the experiment {name} was made with {made}: go back to that, remove it by `dvc exp remove {name}`, "
-            "or choose another name"
+            f"the experiment {name} exists with {changed}: restore that value, remove the experiment by "
+            f"`dvc exp remove {name}`, or choose another name"
         )
     return trial
 
 
-def stages_made_anew() -> list[str]:
-    """Name the stages of dvc.lock whose outputs DVC's cache lacks: every experiment would run them, and none remember.
+def repro(to_stderr: bool) -> None:
+    """Run the pipeline in the working tree; EffirError where a stage fails, whose own message stands above."""
+    beside = os.path.dirname(sys.executable)  # stages run `python`, which must be this one
+    env = {**os.environ, "PATH": os.pathsep.join([beside, os.environ.get("PATH", "")])}
+    with _dvc("repro", env=env, stdout=sys.stderr if to_stderr else None) as dvc:
+        failed = dvc.wait()
+    if failed:
+        raise EffirError(
+            "the pipeline stopped, its message stands above: correct that and repeat this command. Finished stages do "
+            "not run again"
+        )
 
-    DVC looks for the outputs that dvc.lock names, and where they are away not into its run cache (DVC 3,
-    ``StageCache.restore``). So it is in a clone in which the pipeline has not run yet.
+
+def uncached_stages() -> list[str]:
+    """Name the stages in dvc.lock whose outputs DVC's cache lacks; every experiment would run them again.
+
+    DVC looks for the outputs that dvc.lock names, and if they are missing it does not ask its run cache (DVC 3,
+    ``StageCache.restore``). This happens in a clone in which the pipeline has not run yet.
     """
     from dvc.repo import Repo
 
@@ -73,19 +90,30 @@ def stages_made_anew() -> list[str]:
 
 
 @contextmanager
-def _alone(name: str, log: Path) -> Iterator[None]:
-    """Hold the trial against other processes for as long as this one lives."""
+def _dvc(*arguments: str, **settings: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run DVC's command line; it is terminated if the block raises."""
+    with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], **settings) as dvc:
+        try:
+            yield dvc
+        except BaseException:
+            dvc.terminate()
+            raise
+
+
+@contextmanager
+def _locked(name: str, log: Path) -> Iterator[None]:
+    """Lock the trial for this process; the lock ends with the process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise EffirError(f"another process runs the trial {name}: wait for its end") from None
+            raise EffirError(f"another process runs the trial {name}: wait until it ends") from None
         yield
 
 
-def _clear(name: str) -> None:
-    """Remove the workspaces of earlier attempts at an experiment: of one that is killed, DVC keeps all its models."""
+def _remove_workspaces(name: str) -> None:
+    """Remove what killed runs of an experiment left: DVC keeps their workspaces with all models."""
     for record in (WORKSPACES / "run").rglob("*.run"):
         try:
             made = json.loads(record.read_text(encoding="utf-8"))
@@ -93,22 +121,3 @@ def _clear(name: str) -> None:
             continue
         if made["name"] == name and Path(made["root_dir"]).parent == WORKSPACES.resolve():
             shutil.rmtree(made["root_dir"], ignore_errors=True)
-
-
-def _follow(dvc: subprocess.Popen[bytes], log: Path, tell: Callable[[str], None]) -> None:
-    try:
-        while dvc.poll() is None:
-            stages = re.findall(r"Running stage '([^']+)'", log.read_text(encoding="utf-8", errors="replace"))
-            tell(stages[-1] if stages else "starting")
-            time.sleep(POLL_SECONDS)
-    except BaseException:
-        dvc.terminate()
-        dvc.wait()
-        raise
-
-
-def _complaint(log: Path) -> str:
-    """Find what a person must know of a failed run: the stage's own sentence, or else DVC's."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    said = re.findall(r"^(?:Error|ERROR): (.*)$", text, re.MULTILINE)
-    return str(said[0]) if said else "DVC said nothing"

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from effir.cli import main
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -42,12 +46,33 @@ def test_search_outside_a_project_says_where_to_run_it(tmp_path: Path, monkeypat
 def test_profile_use_prints_each_change(project: Path) -> None:
     result = effir("profile", "use", "mistral-7b")
     assert result.exit_code == 0
-    assert "prune.depth: 10 -> 16" in result.output.splitlines()
+    lines = result.output.splitlines()
+    assert "prune.depth: 10 -> 16" in lines
+    assert lines[-1] == "to go back: git checkout params.yaml"
+
+
+def test_profile_options_are_what_a_shell_hands_to_dvc(project: Path) -> None:
+    before = (project / "params.yaml").read_bytes()
+    text = effir("profile", "options", "mistral-7b").output
+    words = subprocess.run(["sh", "-c", f"printf '%s\\n' {text}"], capture_output=True, text=True, check=True)
+    options = words.stdout.splitlines()
+    assert options[::2] == ["-S"] * (len(options) // 2)
+    assert "prune.depth=16" in options
+    (prompt,) = [option for option in options if option.startswith("retriever.query_prompt=")]
+    assert yaml.safe_load(prompt.partition("=")[2]).endswith("Query: ")
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_help_lists_every_command_in_a_section_and_training_first() -> None:
+    lines = effir("--help").output.splitlines()
+    named = [line.split()[0] for line in lines[lines.index("Train and try:") :] if line.startswith("  ")]
+    assert named[:2] == ["train", "search"]
+    assert sorted(named) == sorted(main.commands)
 
 
 def test_an_unknown_profile_is_one_sentence(project: Path) -> None:
     result = effir("profile", "use", "nope")
-    sentence = "there is no profile 'nope': choose one of beir, default, mistral-7b, smoke"
+    sentence = "there is no profile 'nope': choose one of beir, mistral-7b, smoke"
     assert (result.exit_code, result.output) == (2, f"Error: {sentence}\n")
 
 
@@ -84,6 +109,7 @@ def test_help_answers_within_a_second(command: tuple[str, ...]) -> None:
     [
         ("search", "signal", "--count", "none"),
         ("profile", "use", "nope"),
+        ("train", "nope.csv"),
         ("sweep",),
         ("sweep", "--max-parameters", "many"),
         ("sweep", "--max-parameters", "60M", "--vary", "depth=1:2"),

@@ -2,12 +2,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
-from effir.cli.profiles import profile_changes, profile_purposes, use_profiles
+from effir.cli.profiles import profile_options, profile_purposes, use_profiles
 from effir.errors import EffirError
-from effir.params import load_params
+from effir.params import flatten, load_params, same_text
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "profiles"
 
 
@@ -19,7 +20,7 @@ def params(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
 def test_every_profile_makes_valid_params_and_changes_only_what_it_says(params: Path, name: str) -> None:
     before = load_params(params).model_dump(by_alias=True)
-    foreseen = profile_changes(PROFILES, [name], params)
+    foreseen = use_profiles(PROFILES, [name], params, dry_run=True)
     assert load_params(params).model_dump(by_alias=True) == before
     changes = use_profiles(PROFILES, [name], params)
     assert changes == foreseen
@@ -34,19 +35,10 @@ def test_the_mistral_profile_is_the_papers_main_setting(params: Path) -> None:
     assert (after.prune.depth, after.prune.width, after.retriever.pooling) == (16, 0.7, "last")
 
 
-def test_the_default_profile_undoes_any_other(params: Path) -> None:
-    use_profiles(PROFILES, ["default"], params)
-    default = params.read_text()
-    use_profiles(PROFILES, ["mistral-7b", "smoke", "beir"], params)
-    assert params.read_text() != default
-    use_profiles(PROFILES, ["default"], params)
-    assert params.read_text() == default
-
-
 def test_every_profile_says_what_it_is_for() -> None:
     purposes = profile_purposes(PROFILES)
     assert all(len(purpose.split()) > 5 for purpose in purposes.values()), purposes
-    assert purposes["smoke"].startswith("The whole pipeline in three minutes")
+    assert purposes["smoke"].startswith("The whole pipeline in a few minutes")
 
 
 def test_a_profile_keeps_every_comment(params: Path) -> None:
@@ -60,8 +52,27 @@ def test_using_a_profile_twice_changes_nothing_more(params: Path) -> None:
     assert use_profiles(PROFILES, ["mistral-7b"], params) == []
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+def test_the_options_of_a_profile_set_what_using_it_writes(params: Path, name: str) -> None:
+    settings = dict(option.lstrip("+").split("=", 1) for option in profile_options(PROFILES, [name], params))
+    changes = use_profiles(PROFILES, [name], params)
+    after = flatten(yaml.safe_load(params.read_text()))
+    assert {key for key, _, _ in changes} <= settings.keys()
+    assert {key: same_text(value) for key, value in flatten(nested(settings)).items()} == {
+        key: same_text(after[key]) for key in settings
+    }
+
+
+def nested(settings: dict[str, str]) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    for key, text in settings.items():
+        section, name = key.split(".")
+        found.setdefault(section, {})[name] = yaml.safe_load(text)
+    return found
+
+
 def test_an_unknown_profile_names_those_there_are(params: Path) -> None:
-    with pytest.raises(EffirError, match="no profile 'nope': choose one of beir, default, mistral-7b, smoke"):
+    with pytest.raises(EffirError, match="no profile 'nope': choose one of beir, mistral-7b, smoke"):
         use_profiles(PROFILES, ["nope"], params)
 
 
@@ -75,7 +86,7 @@ def test_an_invalid_profile_leaves_the_params_as_they_were(params: Path, tmp_pat
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("# nothing yet\n", r"holds no settings: write sections"), ("prune: [\n", r"is not YAML \(.*\): mend it")],
+    [("# nothing yet\n", r"holds no settings: write sections"), ("prune: [\n", r"is not YAML \(.*\): correct it")],
 )
 def test_a_file_without_settings_is_one_sentence(params: Path, tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "own.yaml").write_text(text)
@@ -85,7 +96,7 @@ def test_a_file_without_settings_is_one_sentence(params: Path, tmp_path: Path, t
     assert params.read_bytes() == before
     params.write_text(text)
     with pytest.raises(EffirError, match=rf"params\.yaml {said}"):
-        use_profiles(PROFILES, ["default"], params)
+        use_profiles(PROFILES, ["smoke"], params)
 
 
 def test_outside_the_project_it_is_the_params_that_are_missing(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ import pytest
 
 from effir.errors import EffirError
 from effir.evaluation.variant import Variant
-from effir.lab.comparison import Comparison, compare, query_differences
-from effir.lab.seeds import over_seeds
+from effir.lab.comparison import Comparison, compare, over_seeds, query_differences
 from effir.lab.table import footnotes, heading, rows, sentences
 
 QUERIES = 10
@@ -15,7 +14,7 @@ QUERIES = 10
 
 def variant(name: str, ndcg: float = 0.5, sets: tuple[str, ...] = ("apidocs",), **changed: Any) -> Variant:
     """A variant whose queries all score ``ndcg``."""
-    whole = Variant(
+    full = Variant(
         name=name,
         params={"prune.width": 0.7, "model.base": "path/to/base"},
         quality={s: {"ndcg_at_10": ndcg, "ndcg_at_10_low": ndcg, "ndcg_at_10_high": ndcg} for s in sets},
@@ -23,7 +22,7 @@ def variant(name: str, ndcg: float = 0.5, sets: tuple[str, ...] = ("apidocs",), 
         cost={"parameters_without_embeddings": 1e6, "kept_share": 0.5, "document_speedup": 1.5, "threads": 2},
         data=dict.fromkeys(sets, "abc"),
     )
-    return replace(whole, **changed)
+    return replace(full, **changed)
 
 
 def cells(comparison: Comparison, label: str) -> tuple[str, ...]:
@@ -41,7 +40,7 @@ def test_a_variant_against_its_own_copy_does_not_differ() -> None:
     assert (difference.test.difference, difference.p, difference.significant) == (0.0, 1.0, False)
     assert (difference.wins, difference.ties, difference.losses) == (0, QUERIES, 0)
     assert found.params == {}
-    assert sentences(found) == ["b on apidocs: no difference (p = 1; 0 better, 10 equal, 0 worse)"]
+    assert sentences(found) == ["b on apidocs: no difference (p = 1; 0 queries better, 10 equal, 0 worse)"]
 
 
 def test_the_first_variant_is_the_baseline_and_a_difference_is_less_it() -> None:
@@ -55,7 +54,9 @@ def test_the_first_variant_is_the_baseline_and_a_difference_is_less_it() -> None
     assert compare([variant("b", 0.75), variant("a", 0.5)]).differences[0].losses == 10
     assert cells(found, "difference") == ("baseline", "+0.250 **")
     assert cells(found, "paired test") == ("", "p = 0.002, 10 queries")
-    assert sentences(found) == ["b on apidocs: significantly better, by 0.250 (p = 0.002; 10 better, 0 equal, 0 worse)"]
+    assert sentences(found) == [
+        "b on apidocs: higher nDCG@10, by 0.250 (p = 0.002; 10 queries better, 0 equal, 0 worse)"
+    ]
 
 
 def test_p_is_corrected_for_every_test_of_the_comparison() -> None:
@@ -120,13 +121,30 @@ def test_only_params_that_differ_are_shown() -> None:
     assert found.params == {"prune.width": ["0.7", "0.6", None], "new": [None, "1", None]}
 
 
+def test_params_that_change_no_metric_are_not_listed() -> None:
+    neutral = {"distill.lora_rank": 16, "distill.steps": 5}  # the rank that older runs had, and did not keep
+    local = {"data.mirror": "file:///here", "register.version": False, "tracking.required": False}
+    idle = {"finetune.steps": 0, "prune.depth": 0}
+    one = {**neutral, **idle, "finetune.learning_rate": 0.1, "analyze.criterion": "greedy"}
+    other = {"distill.steps": 5, **local, **idle, "finetune.learning_rate": 0.2, "analyze.criterion": "cosine"}
+    assert compare([variant("a", params=one), variant("b", params=other)]).params == {}
+    at_work = compare([variant("a", params={**one, "prune.depth": 3}), variant("b", params=other)]).params
+    assert at_work == {"prune.depth": ["3", "0"], "analyze.criterion": ["greedy", "cosine"]}
+
+
+def test_what_as_served_means_is_said_once_and_only_where_it_is_shown() -> None:
+    assert not any(note.startswith("As served") for note in footnotes(compare([variant("a"), variant("b")])))
+    served = variant("b", cost={"served_document_speedup": 2.0, "served_query_speedup": 3.0})
+    assert sum(note.startswith("As served") for note in footnotes(compare([variant("a"), served]))) == 1
+
+
 def test_what_makes_cost_incomparable_is_noted() -> None:
     assert compare([variant("a"), variant("b")]).notes == ()
     other = variant("b", params={"model.base": "another"}, cost={"threads": 8}, notes=("b is old: run `dvc repro`",))
     assert footnotes(compare([variant("a"), other]))[-3:] == [
         "B is old: run `dvc repro`.",
-        "The base models differ: sizes and speeds are each told against its own.",
-        "Speeds were measured with different numbers of threads: compare them with care.",
+        "The base models differ: size and speed of each variant are relative to its own base model.",
+        "Speeds were measured with different numbers of threads, so they are not comparable.",
     ]
 
 
@@ -157,17 +175,16 @@ def test_the_best_of_a_row_is_the_highest_quality_the_smallest_size_the_greatest
 
 def test_seeds_are_joined_in_one_column_with_their_spread() -> None:
     ours = [variant(f"ours{i}", 0.6 + 0.1 * i, params={"training.seed": i, "prune.width": 0.6}) for i in range(2)]
-    found = compare([variant("whole", 0.75), *over_seeds(ours)])
-    assert [each.name for each in found.variants] == ["whole", "ours0"]
+    found = compare([variant("full", 0.75), *over_seeds(ours)])
+    assert [each.name for each in found.variants] == ["full", "ours0"]
     assert cells(found, "difference") == ("baseline", "-0.100 **")
     assert cells(found, "seeds") == ("1", "2: 0.600 to 0.700")
-    assert footnotes(found)[1] == (
-        "A variant of several seeds is the mean of each query's scores, with size and speed of the first."
-    )
+    said = "A variant of several seeds is the mean of each query's scores, with size and speed of the first seed."
+    assert said in footnotes(found)
 
 
 def test_a_test_between_single_seeds_says_what_it_cannot_know() -> None:
-    doubt = "Bounds and tests speak of queries: runs by another seed may differ by more (--seeds joins them)."
+    doubt = "Tests are over queries: other seeds may differ by more (--seeds joins runs of several)."
     assert doubt in footnotes(compare([variant("a"), variant("b")]))
     assert doubt not in footnotes(compare([variant("a")]))
 
@@ -178,7 +195,7 @@ def test_what_is_to_be_doubted_of_a_seed_is_to_be_doubted_of_their_mean() -> Non
     assert one.notes == ("s0 is old", "all are old", "s1 is old")
 
 
-def test_one_variant_alone_shows_its_figures() -> None:
+def test_one_variant_alone_shows_its_metrics() -> None:
     found = compare([variant("a", 0.638)])
     assert (found.differences, heading(found)) == ((), "")
     assert cells(found, "apidocs nDCG@10") == ("0.638 (0.638 to 0.638)",)

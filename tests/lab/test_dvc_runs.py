@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from effir.lab.dvc_runs import (
     read_workspace,
 )
 
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
 
 def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def write_figures(width: float, ndcg: float) -> None:
+def write_metrics(width: float, ndcg: float) -> None:
     """Leave in the working tree what a pipeline with ``prune.width`` leaves, every query scored ``ndcg``."""
     params = {"data": {"eval": ["apidocs"]}, "prune": {"width": width, "depth": 1}}
     hashes = [{"path": f"data/eval/{name}", "hash": "md5", "md5": f"hash of {name}"} for name in ("apidocs", "removed")]
@@ -58,7 +63,7 @@ def commit(message: str) -> str:
 def keep_experiment(name: str, baseline: str, width: float, ndcg: float) -> str:
     """Keep an experiment as DVC does: a commit that only its ref reaches."""
     head = git("rev-parse", "HEAD")
-    write_figures(width, ndcg)
+    write_metrics(width, ndcg)
     made = commit(name)
     git("update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}", made)
     git("reset", "--quiet", "--hard", head)
@@ -76,10 +81,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nothing answers there: who asks, fails
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet", "--initial-branch", "main")
-    write_figures(0.9, 0.75)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    write_metrics(0.9, 0.75)
     commit("first")
     git("tag", "first")
-    write_figures(0.7, 0.5)
+    write_metrics(0.7, 0.5)
     keep_experiment("narrow", commit("second"), 0.5, 0.25)
     return tmp_path
 
@@ -98,8 +104,8 @@ def refusal(*arguments: str) -> str:
 # --- reading
 
 
-def test_a_commit_an_experiment_and_the_working_tree_each_give_their_own_figures(repository: Path) -> None:
-    write_figures(0.6, 0.125)
+def test_a_commit_an_experiment_and_the_working_tree_each_give_their_own_metrics(repository: Path) -> None:
+    write_metrics(0.6, 0.125)
     narrow = experiment_named("narrow")
     assert narrow is not None
     first = commit_of("first")
@@ -113,7 +119,7 @@ def test_a_commit_an_experiment_and_the_working_tree_each_give_their_own_figures
     assert all(v.layers == {"dropped": [["mlp", 3]], "widths": [8, 6, 8, 0]} for v in found)  # as deep as prune.depth
     assert [v.losses for v in found] == [
         {"finetune": [(5, width)]} for width in (0.9, 0.5, 0.6)
-    ]  # restoring had no step
+    ]  # distillation had no steps
     assert [v.source for v in found] == [
         f"commit {first}",
         f"commit {narrow.commit}, DVC experiment narrow",
@@ -131,16 +137,16 @@ def test_a_project_in_a_folder_of_its_repository_is_read(repository: Path, monke
     folder = repository / "deep"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    write_figures(0.3, 0.375)
+    write_metrics(0.3, 0.375)
     assert read_commit(commit("deep"), "HEAD").quality["apidocs"]["ndcg_at_10"] == 0.375
 
 
-def test_figures_older_than_the_params_are_noted(repository: Path) -> None:
+def test_metrics_older_than_the_params_are_noted(repository: Path) -> None:
     assert read_workspace().notes == ()
     Path("params.yaml").write_text(yaml.safe_dump({"data": {"eval": ["apidocs"]}, "prune": {"width": 0.4}}))
     # That the removed set was evaluated with 0.1 does not count.
     assert read_workspace().notes == (
-        "the figures of workspace are older than its params, prune.width 0.4 (made with 0.7): run `dvc repro`",
+        "the metrics of workspace are older than its params, prune.width 0.4 (made with 0.7): run `dvc repro`",
     )
 
 
@@ -149,11 +155,11 @@ def test_scores_that_were_not_kept_are_left_out(repository: Path) -> None:
     assert read_workspace().scores == {"apidocs": {}}
 
 
-def test_missing_figures_name_the_command_that_makes_them(repository: Path) -> None:
+def test_missing_metrics_name_the_command_that_makes_them(repository: Path) -> None:
     Path("metrics/apidocs.json").unlink()
     with pytest.raises(EffirError, match=r"metrics/apidocs.json is missing: run `dvc repro evaluate@apidocs`"):
         read_workspace()
-    bare = commit("without figures")
+    bare = commit("without metrics")
     with pytest.raises(EffirError) as refused:
         read_commit(bare, "HEAD")
     assert str(refused.value) == (
@@ -166,7 +172,7 @@ def test_missing_figures_name_the_command_that_makes_them(repository: Path) -> N
     [
         ("metrics/cost.json", "{", "metrics/cost.json of workspace is not JSON"),
         ("params.yaml", "a: [", "params.yaml of workspace is not YAML"),
-        ("params.yaml", "data: {}", "workspace has no params.yaml that names data.eval"),
+        ("params.yaml", "data: {}", "workspace has no params.yaml with data.eval"),
     ],
 )
 def test_damaged_files_are_named(repository: Path, path: str, text: str, sentence: str) -> None:
@@ -238,9 +244,9 @@ def test_without_names_the_workspace_and_the_experiments_of_head_are_compared(re
 
 def test_runs_that_differ_in_their_seed_alone_are_joined_where_asked_for(repository: Path) -> None:
     for seed in (0, 1):
-        write_figures(0.6, 0.5 + 0.25 * seed)
+        write_metrics(0.6, 0.5 + 0.25 * seed)
         params = yaml.safe_load(Path("params.yaml").read_text())
-        Path("params.yaml").write_text(yaml.safe_dump({**params, "finetune": {"seed": seed}}))
+        Path("params.yaml").write_text(yaml.safe_dump({**params, "training": {"seed": seed}}))
         commit("another seed")
         git("tag", f"seed{seed}")
     one, *others = json.loads(effir("--seeds", "seed0", "seed1", "--json").stdout)["variants"]
@@ -260,7 +266,7 @@ def test_the_table_is_plain_text_where_it_is_piped(repository: Path, monkeypatch
     assert "difference baseline -0.500 **" in lines
     assert "paired test p = 0.002, 10 queries" in lines
     assert "prune.width 0.9 0.5" in lines
-    assert "- narrow on apidocs: significantly worse, by 0.500 (p = 0.002; 0 better, 0 equal, 10 worse)" in lines
+    assert "- narrow on apidocs: lower nDCG@10, by 0.500 (p = 0.002; 0 queries better, 0 equal, 10 worse)" in lines
 
 
 def test_html_is_written_beside_the_table_or_the_json(repository: Path) -> None:

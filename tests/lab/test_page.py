@@ -9,8 +9,10 @@ from effir.evaluation.variant import Variant
 from effir.lab.comparison import Comparison, compare
 from effir.lab.page import render_page, write_page
 
+pytestmark = pytest.mark.slow
+
 EVIL = '<script>alert("1")</script>'
-MATHS = r"cut & healed $\nope$"  # matplotlib would refuse it as mathematics
+MATHS = r"cut & trained $\nope$"  # matplotlib would refuse it as mathematics
 
 
 def variant(name: str, ndcg: float, speedup: float) -> Variant:
@@ -70,8 +72,8 @@ def test_ids_of_several_charts_do_not_collide(comparison: Comparison) -> None:
 def test_names_are_escaped_in_the_table_and_in_the_charts(comparison: Comparison) -> None:
     html = render_page(comparison)
     assert "<script" not in html
-    assert "cut & healed" not in html
-    assert html.count("cut &amp; healed $\\nope$</text>") == 2  # beside its bounds, and beside its point
+    assert "cut & trained" not in html
+    assert html.count("cut &amp; trained $\\nope$</text>") == 2  # beside its interval, and beside its point
 
 
 def test_there_is_a_chart_of_bounds_of_the_trade_off_and_of_each_difference(comparison: Comparison) -> None:
@@ -110,15 +112,15 @@ def test_strokes_mark_the_lowest_and_the_highest_seed(comparison: Comparison) ->
     seeds = {"seeds": 2.0, "ndcg_at_10_lowest": 0.55, "ndcg_at_10_highest": 0.65}
     plain = variant("ours", 0.6, 1.0)
     joined = replace(plain, quality={"apidocs": {**plain.quality["apidocs"], **seeds}})
-    told = "Strokes are the lowest and the highest seed."
+    told = "Strokes mark the lowest and the highest seed."
     assert told in render_page(compare([joined]))
     assert told not in render_page(comparison)
     marks = [len(re.findall("<use", render_page(compare([one])))) for one in (plain, joined)]
     assert marks[1] == marks[0] + 2
 
 
-def test_what_lacks_figures_is_left_out_of_the_charts() -> None:
+def test_variants_without_metrics_are_left_out_of_the_charts() -> None:
     bare = Variant(name="bare", params={}, quality={}, scores={}, cost={}, data={})
     assert Page(render_page(compare([bare]))).tags.count("svg") == 0
-    some = render_page(compare([variant("whole", 0.5, 1.2), bare]))
+    some = render_page(compare([variant("full", 0.5, 1.2), bare]))
     assert "bare on apidocs: not tested, because bare was not evaluated on it" in some

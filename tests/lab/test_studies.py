@@ -9,12 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from effir.cli.profiles import use_profiles
 from effir.errors import EffirError
 from effir.evaluation.variant import Variant
-from effir.lab.overrides import assignment, set_over
-from effir.lab.provenance_check import made_otherwise
-from effir.lab.space import Value
+from effir.lab.settings import Value, assignment, changed_params, set_over
 from effir.lab.studies import Study, in_experiments, read_study, run_study
 from effir.params import Scalar, check_params, flatten
 
@@ -71,7 +68,7 @@ def study(tmp_path: Path) -> Study:
     return read_study(tmp_path / "direct.yaml")
 
 
-def test_runs_share_settings_and_what_they_say_themselves_comes_first(study: Study) -> None:
+def test_a_run_overrides_the_shared_settings(study: Study) -> None:
     assert (study.name, study.question) == ("direct", "Which?")
     assert study.runs == {
         "full": {"finetune.steps": 10, "prune.width": 1.0, "prune.depth": 0},
@@ -79,7 +76,7 @@ def test_runs_share_settings_and_what_they_say_themselves_comes_first(study: Stu
     }
 
 
-def test_a_row_keeps_what_its_run_was_and_found(study: Study, tmp_path: Path) -> None:
+def test_a_row_keeps_the_params_and_metrics_of_its_run(study: Study, tmp_path: Path) -> None:
     pipeline = Pipeline()
     rows = studied(study, tmp_path, pipeline)
     assert [name for name, _ in pipeline.ran] == ["direct-full", "direct-mlp-2"]
@@ -88,7 +85,7 @@ def test_a_row_keeps_what_its_run_was_and_found(study: Study, tmp_path: Path) ->
     assert rows[1]["scores"] == {"tiny": {"q": 0.1235}}
     assert rows[1]["losses"] == {"finetune": [[5, 0.1235]]}
     kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert kept == {"question": "Which?", "baseline": "full", "rival": None, "rows": rows}
+    assert kept == {"question": "Which?", "baseline": "full", "compare_with": None, "rows": rows}
 
 
 def test_a_null_reaches_the_pipeline_as_one(tmp_path: Path) -> None:
@@ -99,7 +96,7 @@ def test_a_null_reaches_the_pipeline_as_one(tmp_path: Path) -> None:
     assert check_params(set_over(params, settings)).retriever.query_prompt is None
 
 
-def test_seeds_are_runs_of_their_own_that_come_last_seed_by_seed(tmp_path: Path) -> None:
+def test_other_seeds_are_runs_of_their_own_after_the_others(tmp_path: Path) -> None:
     (tmp_path / "seeded.yaml").write_text(PLAN + "seeds: {mlp-2: 3, full: 2}", encoding="utf-8")
     runs = read_study(tmp_path / "seeded.yaml").runs
     assert list(runs) == ["full", "mlp-2", "mlp-2-seed1", "full-seed1", "mlp-2-seed2"]
@@ -122,11 +119,11 @@ def test_a_mapping_takes_the_place_of_the_scalar_that_params_have(tmp_path: Path
     study_of("{qed: 2, nq: 1}")
     study_of("{qed: 2, nq: 1}")
     assert len(pipeline.ran) == 1
-    with pytest.raises(EffirError, match=r"made with data\.train\.nq=1, now None"):
+    with pytest.raises(EffirError, match=r"with data\.train\.nq=1, now None"):
         study_of("{qed: 2}")
 
 
-def test_a_row_that_the_study_no_longer_lists_is_kept_after_those_that_it_does(study: Study, tmp_path: Path) -> None:
+def test_a_row_that_the_study_no_longer_lists_is_kept_at_the_end(study: Study, tmp_path: Path) -> None:
     pipeline = Pipeline()
     studied(study, tmp_path, pipeline)
     shorter = replace(study, runs={"mlp-2": study.runs["mlp-2"]})
@@ -135,16 +132,16 @@ def test_a_row_that_the_study_no_longer_lists_is_kept_after_those_that_it_does(s
     assert len(pipeline.ran) == 2
 
 
-def test_some_runs_can_be_made_before_the_others(study: Study, tmp_path: Path) -> None:
+def test_only_the_named_runs_are_made(study: Study, tmp_path: Path) -> None:
     pipeline = Pipeline()
     assert [row["name"] for row in studied(study, tmp_path, pipeline, only=["mlp-2"])] == ["mlp-2"]
     assert [row["name"] for row in studied(study, tmp_path, pipeline)] == ["full", "mlp-2"]
     assert [name for name, _ in pipeline.ran] == ["direct-mlp-2", "direct-full"]
-    with pytest.raises(EffirError, match="direct has no run 'nope': it has full, mlp-2"):
+    with pytest.raises(EffirError, match="direct has no run 'nope': name one of full, mlp-2"):
         studied(study, tmp_path, pipeline, only=["nope"])
 
 
-def test_a_study_goes_on_with_the_run_that_it_lost(study: Study, tmp_path: Path) -> None:
+def test_a_study_continues_with_the_interrupted_run(study: Study, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     failing, again = Pipeline(failing="direct-mlp-2"), Pipeline()
     with pytest.raises(EffirError, match="a stage failed"):
@@ -160,7 +157,7 @@ def test_a_study_goes_on_with_the_run_that_it_lost(study: Study, tmp_path: Path)
 def test_a_row_of_other_settings_is_refused(study: Study, tmp_path: Path) -> None:
     studied(study, tmp_path, Pipeline())
     changed = Study("direct", "Which?", {**study.runs, "full": {**study.runs["full"], "prune.depth": 1}})
-    said = r"has 'full', made with prune\.depth=0, now 1: go back to that, or remove the row and run `dvc exp"
+    said = r"has 'full' with prune\.depth=0, now 1: restore that value, or remove the row and run `dvc exp"
     with pytest.raises(EffirError, match=said):
         studied(changed, tmp_path, Pipeline())
 
@@ -169,11 +166,11 @@ def test_rows_of_other_params_are_not_mixed_with_new_ones(study: Study, tmp_path
     studied(study, tmp_path, Pipeline())
     # What a run sets itself, and where this machine has its data, may be otherwise.
     studied(study, tmp_path, Pipeline(), {**PARAMS, "data.mirror": "file:///there"})
-    with pytest.raises(EffirError, match=r"has 'full', made with finetune\.seed=0, now 1: go back"):
+    with pytest.raises(EffirError, match=r"has 'full' with training\.seed=0, now 1: restore"):
         studied(study, tmp_path, Pipeline(), {**PARAMS, "training.seed": 1})
 
 
-def test_a_kept_row_says_the_settings_that_would_make_it_now(study: Study, tmp_path: Path) -> None:
+def test_a_kept_row_gets_the_settings_of_the_study_of_now(study: Study, tmp_path: Path) -> None:
     """What was params.yaml's is a setting of the study's once params.yaml says otherwise."""
     studied(study, tmp_path, Pipeline())
     runs = {name: {**settings, "training.seed": 0} for name, settings in study.runs.items()}
@@ -182,26 +179,23 @@ def test_a_kept_row_says_the_settings_that_would_make_it_now(study: Study, tmp_p
     assert [row["settings"] for row in rows] == list(runs.values())
 
 
-def test_the_row_that_speaks_for_the_default_is_made_by_the_default(tmp_path: Path) -> None:
-    """README gives the figures of half's `taylor` as those of `make repro`."""
-    params = tmp_path / "params.yaml"
-    params.write_text(Path("params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    use_profiles(Path("profiles"), ["default"], params)
-    values = flatten(yaml.safe_load(params.read_text(encoding="utf-8")))
+def test_the_row_of_the_default_recipe_has_the_params_of_params_yaml() -> None:
+    """README gives the metrics of `taylor` in the study half as those of `make repro`."""
+    values = flatten(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")))
     now = {key: value for key, value in values.items() if not key.startswith(("data.eval", "cost."))}
     rows = json.loads(Path("studies/results/half.json").read_text(encoding="utf-8"))["rows"]
     (made,) = (row["params"] for row in rows if row["name"] == "taylor")
-    assert not made_otherwise(made, {}, now)
-    assert made_otherwise(made, {"prune.width": 0.96}, now) == "prune.width=0.66, now 0.96"
+    assert not changed_params(made, {}, now)
+    assert changed_params(made, {"prune.width": 0.96}, now) == "prune.width=0.66, now 0.96"
 
 
-def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_before(
+def test_a_row_without_a_newer_key_is_kept_only_while_the_key_has_its_neutral_value(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("effir.lab.provenance_check.NEUTRAL", {"training.examples": 0})
+    monkeypatch.setattr("effir.lab.settings.NEUTRAL", {"training.examples": 0})
     studied(study, tmp_path, Pipeline())
     studied(study, tmp_path, Pipeline(), {**PARAMS, "training.examples": 0})
-    with pytest.raises(EffirError, match=r"has 'full', made with training\.examples=0, now 1600: go back"):
+    with pytest.raises(EffirError, match=r"has 'full' with training\.examples=0, now 1600: restore"):
         studied(study, tmp_path, Pipeline(), {**PARAMS, "training.examples": 1600})
 
 
@@ -209,6 +203,9 @@ def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_b
     ("key", "value", "decides", "nothing", "something"),
     [
         ("distill.learning_rate", 0.002, "distill.steps", 0, 40),
+        ("finetune.self_distillation", False, "finetune.steps", 0, 40),
+        ("prune.keep_gates", False, "prune.width", 1.0, 0.7),
+        ("analyze.sublayer", "mlp", "prune.depth", 0, 5),
         ("finetune_full.learning_rate", 0.002, "finetune_full.steps", 0, 40),
         ("finetune.learning_rate", 0.002, "finetune.steps", 0, 40),
         ("prune.method", "taylor", "prune.width", 1.0, 0.7),
@@ -216,23 +213,23 @@ def test_a_row_from_before_a_key_is_kept_only_while_the_key_does_what_was_done_b
         ("analyze.criterion", "greedy", "prune.depth", 0, 5),
     ],
 )
-def test_settings_of_a_stage_that_does_nothing_decide_nothing(
+def test_settings_of_a_stage_without_work_have_no_effect(
     tmp_path: Path, key: str, value: Scalar, decides: str, nothing: float, something: float
 ) -> None:
     later = {**PARAMS, key: value}
     idle = Study("direct", "Which?", {"full": {decides: nothing}})
     studied(idle, tmp_path, Pipeline())
     assert len(studied(idle, tmp_path, Pipeline(failing="direct-full"), later)) == 1
-    at_work = Study("heal", "Which?", {"full": {decides: something}})
-    studied(at_work, tmp_path / "heal", Pipeline())
-    with pytest.raises(EffirError, match=rf"made with {key}=None, now {value}: go back"):
-        studied(at_work, tmp_path / "heal", Pipeline(), later)
+    at_work = Study("trained", "Which?", {"full": {decides: something}})
+    studied(at_work, tmp_path / "trained", Pipeline())
+    with pytest.raises(EffirError, match=rf"with {key}=None, now {value}: restore"):
+        studied(at_work, tmp_path / "trained", Pipeline(), later)
 
 
-def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
+def test_the_command_line_sets_only_where_data_are() -> None:
     in_experiments(print, {"data.mirror": "file:///there"}, PARAMS)
     with pytest.raises(
-        EffirError, match=r"-S finetune\.steps would change what a study finds: write it into the study"
+        EffirError, match=r"-S finetune\.steps would change the metrics of a study: write it into the study"
     ):
         in_experiments(print, {"finetune.steps": 0}, PARAMS)
 
@@ -241,13 +238,17 @@ def test_only_where_data_come_from_is_for_the_command_line_to_say() -> None:
     ("text", "said"),
     [
         ("runs: {}", "lists no runs"),
-        ("runs: {a: {}}\nwhy: x", "has the key 'why': a study has question, rival, runs, seeds, settings"),
-        ("runs: {a: {}}\nrival: b", "has the rival 'b', which is none of its runs: name one of a"),
-        ("runs: {a: {}}\nseeds: {a: two}", "has seeds that are no numbers: write below `seeds` a run and how many"),
-        ("runs: {a: {training.seed: 1}}\nseeds: {a: 2}", "sets training.seed of 'a' and has seeds of it"),
-        ("runs: {a: {}}\nseeds: {b: 2}", "has seeds of 'b', which is none of its runs: name one of a"),
-        ("runs: {a: prune.depth=3}", r"has 'a' with no keys: write them as \{prune.depth: 3\}, or \{\} for none"),
-        ("runs: {a: {}}\nsettings: [b]", "has 'settings' with no keys"),
+        (
+            "runs: {a: {}}\nwhy: x",
+            "'why' is not a key of a study: use compare_with, question, runs, seeds, settings",
+        ),
+        ("runs: {a: {}}\ncompare_with: b", "compare_with is 'b', which is not one of the runs: name one of a"),
+        ("runs: {a: {}}\nseeds: {a: two}", "seeds must be a number of seeds for a run"),
+        ("runs: {a: {}}\nseeds: 3", "seeds must be a number of seeds for a run"),
+        ("runs: {a: {training.seed: 1}}\nseeds: {a: 2}", "'a' has seeds and sets training.seed: remove one of them"),
+        ("runs: {a: {}}\nseeds: {b: 2}", "seeds has 'b', which is not one of the runs: name one of a"),
+        ("runs: {a: prune.depth=3}", r"'a' has no keys: write them as \{prune.depth: 3\}, or \{\} for no keys"),
+        ("runs: {a: {}}\nsettings: [b]", "'settings' has no keys"),
         ("runs: [", "is not YAML"),
     ],
 )
@@ -273,3 +274,12 @@ def test_every_committed_study_sets_params_that_exist_to_what_they_may_be(path: 
             assert name in values[section]
             values[section][name] = value
         check_params(values)
+
+
+@pytest.mark.parametrize("path", sorted(Path("studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_committed_row_was_made_with_the_settings_of_its_study(path: Path) -> None:
+    study = read_study(path)
+    found = json.loads((path.parent / "results" / f"{path.stem}.json").read_text(encoding="utf-8"))
+    assert (found["question"], found["compare_with"]) == (study.question, study.compare_with)
+    for row in (row for row in found["rows"] if row["name"] in study.runs):
+        assert not changed_params(row["params"], study.runs[row["name"]], {}), row["name"]

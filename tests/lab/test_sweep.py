@@ -1,4 +1,4 @@
-"""What a sweep does with what its trials find: optuna and its file, and figures made up in place of the pipeline."""
+"""A sweep with optuna and its file; the pipeline is replaced by a formula."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,18 +9,17 @@ from click.testing import CliRunner
 
 from effir.cli import main
 from effir.evaluation.variant import Variant
-from effir.lab.space import Choice, Value
+from effir.lab.settings import Value
 from effir.lab.sweep import sweep
-from effir.lab.sweep_state import Plan, predicted_parameters
-from effir.lab.target import Target
+from effir.lab.sweep_state import predicted_parameters
 from effir.lab.trials import TrialError
 from effir.params import Scalar
-from effir.tracking.server import StoreError
+from effir.tracking.store import StoreError
 from tests.lab.test_sweep_state import DEFAULT, PLAN, SHAPE
 
 
 class Pipeline:
-    """Answers as ``run_trial`` does, and notes what was asked; the more parameters, the more is found."""
+    """Replaces ``run_trial`` and records its calls; nDCG@10 grows with the parameters."""
 
     def __init__(self, failing: Callable[[str], bool] = lambda name: False) -> None:
         self.ran: list[tuple[str, dict[str, Value]]] = []
@@ -83,20 +82,20 @@ def test_a_store_that_is_away_ends_the_sweep_and_costs_no_trial(
     pipeline.failing = lambda name: False
     done = sweep(plan, SHAPE, tmp_path)
     assert len(done.trials) == plan.trials
-    assert all(trial.result for trial in done.trials if not trial.given_up.startswith("unhealed"))
-    assert not any("failed" in trial.given_up for trial in done.trials)
+    assert all(trial.result for trial in done.trials if not trial.stopped.startswith("its nDCG@10 as cut"))
+    assert not any("failed" in trial.stopped for trial in done.trials)
 
 
-def test_a_trial_that_fails_by_itself_is_given_up_and_the_others_run(
+def test_a_trial_that_fails_by_itself_is_stopped_and_the_others_run(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("effir.lab.sweep.open_store", lambda: None)
     pipeline.failing = lambda name: name.startswith("trial-3")
     trials = sweep(PLAN, SHAPE, tmp_path).trials
-    assert [trial.experiment for trial in trials if trial.given_up == "trial trial-3-unhealed failed"] == ["trial-3"]
+    assert [trial.experiment for trial in trials if trial.stopped == "trial trial-3-as-cut failed"] == ["trial-3"]
     assert len(trials) == PLAN.trials
     pipeline.failing = lambda name: True
-    with pytest.raises(TrialError, match="trial other-1-unhealed failed"):
+    with pytest.raises(TrialError, match="trial other-1-as-cut failed"):
         sweep(replace(PLAN, name="other"), SHAPE, tmp_path)
 
 
@@ -113,10 +112,3 @@ def test_a_setting_that_no_trial_could_have_is_one_sentence(options: list[str], 
     done = CliRunner().invoke(main, ["sweep", "--max-parameters", "60M", *options])
     assert done.exit_code == 2
     assert said in done.output
-
-
-def test_what_is_fixed_does_not_vary() -> None:
-    plan = Plan(
-        "fixed", Target(max_parameters=2500), {"prune.width": Choice(("1.0",))}, 1, DEFAULT, {"prune.depth": "5"}
-    )
-    assert plan.shared == {"analyze.sublayer": "block", "prune.depth": "5"}

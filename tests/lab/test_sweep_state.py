@@ -1,4 +1,4 @@
-"""The memory of a sweep, with optuna and its file, and figures made up by a formula."""
+"""The state of a sweep in optuna's file; metrics are a formula."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from effir.errors import EffirError
-from effir.lab.space import Choice, Range
-from effir.lab.sweep_state import Plan, Study, Trial, predicted_parameters
-from effir.lab.target import Result, Target
+from effir.lab.sweep_plan import Choice, Plan, Range, Result, Target
+from effir.lab.sweep_state import SweepState, Trial, predicted_parameters
 from effir.model.shape import LayerCost, ModelShape
 
 # 10 layers of 100 for the attention, 4 fixed and 96 channels of 3 for the MLP, and 7 at the end: 3,927 in all.
@@ -29,54 +28,60 @@ PLAN = Plan(
 )
 
 
-def figures(settings: dict[str, float]) -> Result:
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each draw takes a tenth of a second."""
+    monkeypatch.setattr("effir.lab.sweep_state.MOST_MISSES", 15)
+
+
+def metrics(settings: dict[str, float]) -> Result:
     size = predicted_parameters(SHAPE, {**DEFAULT, **settings})
     return Result(ndcg=size / 4000, parameters=size, speedup=3927 / size)
 
 
-def run(study: Study, count: int) -> None:
+def run(state: SweepState, count: int) -> None:
     for _ in range(count):
-        drawn = study.next()
+        drawn = state.next()
         assert drawn is not None
-        result = figures(drawn.settings)
-        study.record(
+        result = metrics(drawn.settings)
+        state.record(
             drawn, Trial(drawn.experiment, drawn.settings, 0.1, result, PLAN.target.misses(result, None)), None
         )
 
 
-def test_a_size_is_foreseen_without_cutting() -> None:
+def test_the_size_of_a_cut_is_predicted() -> None:
     assert predicted_parameters(SHAPE, DEFAULT) == 10 * (100 + 4 + 96 * 3) + 7
     cut = {"analyze.sublayer": "block", "prune.depth": 4, "prune.width": 0.5}
     assert predicted_parameters(SHAPE, cut) == 6 * (100 + 4 + 48 * 3) + 7
     assert predicted_parameters(SHAPE, {**cut, "analyze.sublayer": "mlp"}) == 10 * 100 + 6 * (4 + 48 * 3) + 7
 
 
-def test_what_a_ranking_of_two_kinds_will_drop_cannot_be_foreseen() -> None:
-    with pytest.raises(EffirError, match=r"the size of a cut by either cannot be foreseen: choose mlp"):
+def test_the_size_of_a_cut_by_a_ranking_of_two_kinds_is_not_predicted() -> None:
+    with pytest.raises(EffirError, match=r"attention_or_mlp .* the size of the cut is not known"):
         predicted_parameters(SHAPE, {**DEFAULT, "analyze.sublayer": "attention_or_mlp"})
 
 
-def test_what_is_too_large_is_never_tried_and_nothing_twice(tmp_path: Path) -> None:
-    study = Study(PLAN, SHAPE, tmp_path)
-    run(study, 6)
-    done = study.done()
+def test_no_trial_is_too_large_and_none_runs_twice(tmp_path: Path) -> None:
+    state = SweepState(PLAN, SHAPE, tmp_path)
+    run(state, 6)
+    done = state.done()
     assert [trial.experiment for trial in done] == [f"trial-{number}" for number in range(1, 7)]
     assert all(trial.result and trial.result.parameters <= 2500 for trial in done)
     assert len({tuple(trial.settings.values()) for trial in done}) == 6
 
 
-def test_a_width_that_steps_miss_by_a_rounding_error_is_tried_once(tmp_path: Path) -> None:
+def test_a_width_with_a_rounding_error_is_tried_once(few_draws: None, tmp_path: Path) -> None:
     width = replace(PLAN, target=Target(max_parameters=4000), space={"prune.width": Range(0.8, 0.88, 0.04)})
-    run(study := Study(width, SHAPE, tmp_path), 3)  # 0.8 + 0.04 is 0.8400000000000001
-    assert sorted(trial.settings["prune.width"] for trial in study.done()) == [0.8, 0.84, 0.88]
-    assert study.next() is None
+    run(state := SweepState(width, SHAPE, tmp_path), 3)  # 0.8 + 0.04 is 0.8400000000000001
+    assert sorted(trial.settings["prune.width"] for trial in state.done()) == [0.8, 0.84, 0.88]
+    assert state.next() is None
 
 
-def test_a_killed_sweep_goes_on_with_the_trial_that_it_left(tmp_path: Path) -> None:
-    study = Study(PLAN, SHAPE, tmp_path)
-    run(study, 2)
-    left = study.next()  # and the process is killed
-    again = Study(PLAN, SHAPE, tmp_path)
+def test_a_killed_sweep_continues_its_interrupted_trial(tmp_path: Path) -> None:
+    state = SweepState(PLAN, SHAPE, tmp_path)
+    run(state, 2)
+    left = state.next()  # and the process is killed
+    again = SweepState(PLAN, SHAPE, tmp_path)
     assert len(again.done()) == 2
     drawn = again.next()
     assert left is not None
@@ -87,23 +92,23 @@ def test_a_killed_sweep_goes_on_with_the_trial_that_it_left(tmp_path: Path) -> N
 
 
 def test_another_target_under_the_same_name_is_refused_but_more_trials_are_not(tmp_path: Path) -> None:
-    Study(PLAN, SHAPE, tmp_path)
-    Study(replace(PLAN, trials=12), SHAPE, tmp_path)
-    with pytest.raises(EffirError, match="sweep trial was begun with another target: go back to that, or give another"):
-        Study(replace(PLAN, target=Target(min_speedup=2)), SHAPE, tmp_path)
+    SweepState(PLAN, SHAPE, tmp_path)
+    SweepState(replace(PLAN, trials=12), SHAPE, tmp_path)
+    with pytest.raises(EffirError, match="sweep trial was started with another target: restore it, or give another"):
+        SweepState(replace(PLAN, target=Target(min_speedup=2)), SHAPE, tmp_path)
 
 
 def test_trials_of_other_params_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
-    Study(PLAN, SHAPE, tmp_path)
+    SweepState(PLAN, SHAPE, tmp_path)
     # What varies, and where this machine has its data, may be otherwise.
-    Study(replace(PLAN, params={**PLAN.params, "prune.depth": 5, "data.mirror": "file:///there"}), SHAPE, tmp_path)
-    with pytest.raises(EffirError, match=r"sweep trial was begun with another restore\.steps: go back to that"):
-        Study(replace(PLAN, params={**PLAN.params, "distill.steps": 120}), SHAPE, tmp_path)
+    SweepState(replace(PLAN, params={**PLAN.params, "prune.depth": 5, "data.mirror": "file:///there"}), SHAPE, tmp_path)
+    with pytest.raises(EffirError, match=r"sweep trial was started with another distill\.steps: restore it"):
+        SweepState(replace(PLAN, params={**PLAN.params, "distill.steps": 120}), SHAPE, tmp_path)
 
 
-def test_where_all_has_been_tried_or_is_too_large_there_is_no_next(tmp_path: Path) -> None:
-    study = Study(replace(PLAN, space={"analyze.sublayer": Choice(("block", "mlp"))}), SHAPE, tmp_path)
-    assert study.next() is None
+def test_there_is_no_next_trial_if_all_ran_or_are_too_large(few_draws: None, tmp_path: Path) -> None:
+    state = SweepState(replace(PLAN, space={"analyze.sublayer": Choice(("block", "mlp"))}), SHAPE, tmp_path)
+    assert state.next() is None
     small = replace(PLAN, name="two", space={"prune.depth": Range(7, 8, 1)})
-    run(two := Study(small, SHAPE, tmp_path), 2)
+    run(two := SweepState(small, SHAPE, tmp_path), 2)
     assert two.next() is None

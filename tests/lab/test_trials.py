@@ -1,4 +1,4 @@
-"""Trials that have run already, in a git repository that holds what DVC leaves of an experiment."""
+"""Trials that have run already, in a git repository with the refs of DVC's experiments."""
 
 import fcntl
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from effir.errors import EffirError
-from effir.lab.space import Value
+from effir.lab.settings import Value
 from effir.lab.studies import in_experiments
-from effir.lab.trials import TrialError, run_trial, stages_made_anew
+from effir.lab.trials import TrialError, run_trial, uncached_stages
 from effir.params import Scalar
 
 PARAMS = (
@@ -59,30 +59,30 @@ def test_a_trial_that_ran_is_read_and_does_not_run_again(ran: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "params"), [({"prune.width": 0.7}, {}), ({}, {"prune.width": 0.7}), ({"prune.width": 0.7}, PLAIN)]
 )
-def test_an_experiment_of_the_name_that_was_made_otherwise_is_not_taken_for_the_trial(
+def test_an_experiment_with_other_params_is_not_taken_for_the_trial(
     ran: Path, settings: dict[str, Value], params: dict[str, Scalar]
 ) -> None:
-    said = r"^the experiment sweep-1 was made with prune\.width=0\.8, now 0\.7: go back to that, remove it by `dvc exp"
+    said = r"^the experiment sweep-1 exists with prune\.width=0\.8, now 0\.7: restore that value, remove the exp"
     with pytest.raises(EffirError, match=said):
         run_trial("sweep-1", settings, params, ran, lambda stage: None)
 
 
-def test_an_experiment_of_other_params_is_not_taken_for_a_study_s_run(ran: Path) -> None:
+def test_an_experiment_with_other_params_is_not_taken_for_a_run_of_a_study(ran: Path) -> None:
     run = in_experiments(print, {}, {"prune.width": 0.7})
-    with pytest.raises(EffirError, match=r"^the experiment sweep-1 was made with prune\.width=0\.8, now 0\.7"):
+    with pytest.raises(EffirError, match=r"^the experiment sweep-1 exists with prune\.width=0\.8, now 0\.7"):
         run("sweep-1", {}, ran)
     assert in_experiments(print, {}, PLAIN)("sweep-1", {}, ran).quality["apidocs-dev"]["ndcg_at_10"] == 0.5
 
 
-def test_a_trial_that_another_process_runs_is_left_to_it(ran: Path) -> None:
+def test_a_trial_that_another_process_runs_is_refused(ran: Path) -> None:
     log = ran.with_name("sweep-2.log")
     with log.open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(EffirError, match="another process runs the trial sweep-2: wait for its end"):
+        with pytest.raises(EffirError, match="another process runs the trial sweep-2: wait until it ends"):
             run_trial("sweep-2", {}, {}, log, lambda stage: None)
 
 
-def test_stages_of_dvc_lock_whose_outputs_are_not_in_the_cache_are_named_before_a_study_runs_them_each_time(
+def test_stages_without_cached_outputs_are_named_once_before_a_study_runs(
     ran: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clone brings dvc.lock and no cache: DVC then runs a stage anew for each experiment, whatever ran before."""
@@ -94,11 +94,11 @@ def test_stages_of_dvc_lock_whose_outputs_are_not_in_the_cache_are_named_before_
     Path("dvc.lock").unlink()
     for arguments in (["init"], ["repro", "--quiet"]):
         subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
-    assert stages_made_anew() == []
+    assert uncached_stages() == []
     Path("figures.json").unlink()  # git keeps it, not the cache
-    assert stages_made_anew() == []
+    assert uncached_stages() == []
     shutil.rmtree(".dvc/cache")
-    assert stages_made_anew() == ["one", "two"]
+    assert uncached_stages() == ["one", "two"]
 
     said: list[str] = []
     monkeypatch.setattr("effir.lab.trials.CHILD", "")  # DVC that ends at once, and made nothing
@@ -109,14 +109,13 @@ def test_stages_of_dvc_lock_whose_outputs_are_not_in_the_cache_are_named_before_
         with pytest.raises(TrialError, match="failed"):
             run(name, {}, ran.with_name(f"{name}.log"))
     hint = (
-        "DVC's cache lacks what dvc.lock says of one, two: every run makes it anew. Stop this and run `make repro` once"
+        "DVC's cache lacks outputs of one, two, which dvc.lock lists: every run makes them again. Stop this and run "
+        "`make repro` once"
     )
     assert [one for one in said if "starting" not in one] == [hint]
 
 
-def test_what_a_kill_left_of_a_trial_goes_before_it_runs_again_and_nothing_else_does(
-    ran: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_workspace_of_a_killed_trial_is_removed_and_no_other(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspaces = ran.parent / ".dvc/tmp/exps/standalone"
     for name, folder in {"sweep-2": "tmp-ours", "other": "tmp-another"}.items():
         record = workspaces / "run" / name / f"{name}.run"

@@ -1,4 +1,4 @@
-"""What a user could take instead of a cut model: a small encoder, on the studies' sets and at their speed."""
+"""Measure a small encoder, which one could use instead of a cut model, on the sets of the studies."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,13 +29,13 @@ Encode = Callable[[list[str]], Any]
 
 
 def small_encoder() -> tuple[Any, Encode]:
-    """Open all-MiniLM-L6-v2 by sentence-transformers; ``max_seq_length`` is the caller's to set."""
+    """Open all-MiniLM-L6-v2 by sentence-transformers; the caller sets ``max_seq_length``."""
     model = SentenceTransformer(str(fetch(MINILM, state_dir("downloads"))), device="cpu")
     return model, partial(model.encode, batch_size=BATCH, show_progress_bar=False, normalize_embeddings=True)
 
 
 def quality_of(documents: Encode, queries: Encode, collection: Collection) -> tuple[dict[str, float], dict[str, float]]:
-    """Search the whole set exactly; returns figures as `metrics/<set>.json` has them, and nDCG@10 a query."""
+    """Search the whole set exactly; return the metrics of `metrics/<set>.json`, and nDCG@10 of each query."""
     split = collection.evaluation_split()
     asked = collection.queries(split)
     names, contents = zip(*((document.id, document.content) for document in collection.documents()), strict=True)
@@ -46,7 +46,7 @@ def quality_of(documents: Encode, queries: Encode, collection: Collection) -> tu
         query: {names[row]: float(score) for row, score in zip(*found, strict=True)}
         for query, *found in zip(asked, rows, scores, strict=True)
     }
-    quality = evaluate_run(run, collection.judgements(split))
+    quality = evaluate_run(run, collection.qrels(split))
     each = quality.by_query("ndcg_at_10")
     return summary(quality, bootstrap_bounds(list(each.values()))), {q: round(s, 4) for q, s in each.items()}
 
@@ -57,16 +57,16 @@ def quality_of(documents: Encode, queries: Encode, collection: Collection) -> tu
     "sets",
     multiple=True,
     type=(str, click.Path(path_type=Path), int),
-    help="NAME, its BEIR folder, and the tokens at which its texts are cut.",
+    help="NAME, its BEIR folder, and the tokens at which its texts are truncated.",
 )
 @click.option("--rounds", default=5, show_default=True)
 def main(sets: Sequence[tuple[str, Path, int]], rounds: int) -> None:
-    """Evaluate all-MiniLM-L6-v2 on apidocs, apidocs-dev and the sets named, and time it beside the full-size model."""
+    """Evaluate all-MiniLM-L6-v2 on apidocs, apidocs-dev and other sets, and time it beside the uncompressed model."""
     params = load_params()
     (model, encode), usual_tokens = small_encoder(), params.retriever.max_tokens
     usual_sets = [("apidocs", EVAL / "apidocs", usual_tokens), ("apidocs-dev", DEV, usual_tokens)]
     if twice := {name for name, *_ in usual_sets} & {name for name, *_ in sets}:
-        raise click.UsageError(f"{', '.join(sorted(twice))} is evaluated anyway: leave it out")
+        raise click.UsageError(f"{', '.join(sorted(twice))} is evaluated by default: leave it out")
     quality, scores = {}, {}
     for name, folder, tokens in (*usual_sets, *sets):
         model.max_seq_length = tokens
@@ -88,14 +88,14 @@ def main(sets: Sequence[tuple[str, Path, int]], rounds: int) -> None:
     }
     columns: dict[str, Callable[[Any], str]] = {
         "": lambda row: row["name"],
-        "parameters beside the embeddings": lambda row: f"{row['parameters_without_embeddings'] / 1e6:.1f} M",
-        "documents, over full size": lambda row: times(row["document_speedup"]),
+        "non-embedding parameters": lambda row: f"{row['parameters_without_embeddings'] / 1e6:.1f} M",
+        "documents, speed relative to the uncompressed model": lambda row: times(row["document_speedup"]),
         **{f"nDCG@10 {name}, {tokens} tokens": partial(_shown, name) for name, _, tokens in (*usual_sets, *sets)},
     }
     note = f"Speed: both by sentence-transformers in float32, at {usual_tokens} tokens, {rounds} alternated rounds."
     settings = {"documents": len(documents), "rounds": rounds, "max_tokens": usual_tokens}
-    command = " ".join(["outsiders", *(f"--set {name} DIR {tokens}" for name, _, tokens in sets)])
-    save("outsiders", "Small encoders", [row], columns=columns, notes=[note], settings=settings, command=command)
+    command = " ".join(["small_encoders", *(f"--set {name} DIR {tokens}" for name, _, tokens in sets)])
+    save("small_encoders", "Small encoders", [row], columns=columns, notes=[note], settings=settings, command=command)
 
 
 def _shown(name: str, row: Any) -> str:
