@@ -10,9 +10,15 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup repro test check bench format ui clean
+.PHONY: setup smoke repro test test-fast check bench format ui clean
 
 setup: $(READY)
+
+# A quick look at the whole pipeline, as the DVC experiment `smoke`. params.yaml and the committed metrics do not change.
+smoke: $(READY)
+	dvc exp remove --quiet smoke 2> /dev/null || true
+	eval dvc exp run --temp --name smoke "$$(effir profile options smoke)" -S register.version=false
+	effir compare smoke
 
 repro: $(READY)
 	dvc repro
@@ -20,6 +26,10 @@ repro: $(READY)
 # A process a core, each computing on one: most tests wait for imports and for processes that they start.
 test: $(READY)
 	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 12
+
+# The tests that need no model of more than a few layers and start no pipeline.
+test-fast: $(READY)
+	OMP_NUM_THREADS=1 python -m pytest --quiet --numprocesses 2 --dist loadfile -m "not pipeline and not slow"
 
 check: $(READY)
 	ruff check .
@@ -39,7 +49,6 @@ format: $(READY)
 
 # PORT=5001 where 5000 is taken.
 ui: $(READY)
-	@MLFLOW_TRACKING_URI=sqlite:///mlflow.db python -m effir.tracking.view http://127.0.0.1:$(PORT)
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
 
 clean:

@@ -6,12 +6,12 @@ from functools import partial
 import click
 import torch
 
-from effir.compress.criteria import order_by_criterion
+from effir.compress.leave_out import order_by_criterion
 from effir.compress.redundancy import measure_importance
-from effir.cpu.prepacked_linear import pack
+from effir.cpu.prepacked_linear import prepack
 from effir.data.calibration import load_calibration
 from effir.files import require, write_json
-from effir.model.checkpoint import load_model, token_batches
+from effir.model.checkpoint import calibration_batches, load_model
 from effir.model.shape import shape_of
 from stages.paths import CALIBRATION, FULL, ORDER, REDUNDANCY
 from stages.program import running
@@ -21,16 +21,15 @@ from stages.program import running
 def main() -> None:
     """Score every sublayer by how little it changes its input, in one pass; order those of one kind by a criterion."""
     with running("analyze") as stage:
-        analyze, sublayer = stage.params.analyze, stage.params.analyze.sublayer
-        model, tokenizer = load_model(require(FULL))
-        pack(model, torch.float32)
+        analyze, shape = stage.params.analyze, shape_of(require(FULL))
+        model, tokenizer = load_model(FULL)
+        prepack(model, torch.float32)
         texts = load_calibration(require(CALIBRATION), analyze.texts)
-        batched = partial(token_batches, tokenizer, max_tokens=analyze.max_tokens, batch_size=analyze.batch_size)
+        batched = partial(calibration_batches, tokenizer, max_tokens=analyze.max_tokens, batch_size=analyze.batch_size)
         importance = measure_importance(model, batched(texts))
         few = partial(batched, texts[: analyze.drop_texts])
-        order = order_by_criterion(
-            analyze.criterion, model, shape_of(FULL), importance, few, sublayer, share=analyze.drop_share
-        )
+        what = analyze.criterion, analyze.sublayer, analyze.drop_share
+        order = order_by_criterion(model, shape, importance, few, *what)
         write_json(REDUNDANCY, asdict(importance))
         write_json(ORDER, [asdict(drop) for drop in order])
         stage.run.log_metrics({"analyze/samples": importance.samples, "analyze/tokens": importance.tokens})

@@ -1,4 +1,4 @@
-"""Search one set by BM25, the baseline that a retriever must beat."""
+"""Search one set by BM25, the baseline of every retriever."""
 
 import click
 
@@ -21,11 +21,11 @@ def main(name: str) -> None:
         split = collection.evaluation_split()
         # One result more than asked: BEIR leaves out a document that has the query's own id.
         run = bm25_search(collection.documents(), collection.queries(split), evaluate.depth + 1)
-        quality = evaluate_run(run, collection.judgements(split))
+        quality = evaluate_run(run, collection.qrels(split))
         ndcg = quality.by_query("ndcg_at_10")
-        figures = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
-        write_json(BASELINES / f"{name}.json", {"figures": figures, "ndcg_at_10": ndcg})
-        stage.run.log_metrics({f"{name}/bm25_{key}": value for key, value in figures.items()})
+        metrics = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
+        write_json(BASELINES / f"{name}.json", {"metrics": metrics, "ndcg_at_10": ndcg})
+        stage.run.log_metrics({f"{name}/bm25_{key}": value for key, value in metrics.items()})
 
 
 if __name__ == "__main__":

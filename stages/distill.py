@@ -9,7 +9,8 @@ from effir.files import require, resumable, write_json
 from effir.model.checkpoint import save_model
 from effir.model.retriever import build_retriever
 from effir.model.shape import shape_of
-from effir.training.recovery import distill
+from effir.training.distillation import distill
+from effir.training.trainer import Curve, Job
 from stages.paths import DEPTH, DISTILL_LOSS, DISTILLED, FULL, TRAIN
 from stages.program import running
 from stages.schedules import adapters_of, distill_schedule
@@ -25,18 +26,12 @@ def main() -> None:
         adapters = adapters_of(params, params.distill.lora_rank)
         model = build_retriever(require(DEPTH), **settings)
         identity = {**settings, **asdict(schedule), **asdict(adapters)}
-        curve: list[dict[str, float]] = []
+        curve: Curve = []
         with resumable("distill", identity, [FULL, DEPTH, TRAIN]) as checkpoints:
             if schedule.steps and shape_of(DEPTH) != shape_of(FULL):
-                curve = distill(
-                    model,
-                    build_retriever(require(FULL), **settings),
-                    load_examples(require(TRAIN), "train", negatives=0),
-                    adapters=adapters,
-                    schedule=schedule,
-                    checkpoints=checkpoints,
-                    log=stage.log,
-                )
+                teacher = build_retriever(require(FULL), **settings)
+                examples = load_examples(require(TRAIN), "train", negatives=0)
+                curve = distill(model, teacher, examples, adapters, Job(schedule, checkpoints, stage.log))
             save_model(model[0].model, DEPTH, DISTILLED)
             write_json(DISTILL_LOSS, curve)
 

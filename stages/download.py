@@ -17,12 +17,7 @@ def main() -> None:
         data, cache = stage.params.data, state_dir("downloads")
         install_base_model(stage.params.model.base, BASE, cache)
         train = install_training(
-            data.train,
-            TRAIN,
-            negatives=data.negatives,
-            mirror=data.mirror,
-            collections=data.collections,
-            cache=cache,
+            data.train, TRAIN, negatives=data.negatives, mirror=data.mirror, collections=data.collections, cache=cache
         )
         install_evaluation(data.dev, DEV, mirror=data.mirror, collections=data.collections, cache=cache)
         install_calibration(data.calibration, train, CALIBRATION, cache, data.collections)

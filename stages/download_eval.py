@@ -13,10 +13,8 @@ from stages.program import running
 def main(name: str) -> None:
     """Bring the evaluation set NAME, one of data.eval."""
     with running(f"download_eval@{name}") as stage:
-        data = stage.params.data
-        install_evaluation(
-            name, EVAL / name, mirror=data.mirror, collections=data.collections, cache=state_dir("downloads")
-        )
+        data, cache = stage.params.data, state_dir("downloads")
+        install_evaluation(name, EVAL / name, mirror=data.mirror, collections=data.collections, cache=cache)
 
 
 if __name__ == "__main__":

@@ -15,26 +15,24 @@ from stages.program import running
 @click.command()
 @click.argument("name")
 def main(name: str) -> None:
-    """Search the evaluation set NAME and score nDCG, recall, MRR and MAP, each query and their means."""
+    """Search the evaluation set NAME; score nDCG, recall, MRR and MAP of each query, and their means."""
     with running(f"evaluate@{name}") as stage:
         evaluate, retriever = stage.params.evaluate, stage.params.retriever
         collection = open_collection(require(EVAL / name))
-        index = open_index(require(INDEXES / name))
-        bm25 = read_json(BASELINES / f"{name}.json")
+        index, bm25 = open_index(require(INDEXES / name)), read_json(BASELINES / f"{name}.json")
         split = collection.evaluation_split()
-        queries = collection.queries(split)
-        folder, budget = require(RETRIEVER), stage.params.index.batch_tokens
-        encoder = open_encoder(folder, retriever.backend, retriever.precision, budget)
+        queries, budget = collection.queries(split), stage.params.index.batch_tokens
+        encoder = open_encoder(require(RETRIEVER), retriever.backend, retriever.precision, budget)
         # One result more than asked: BEIR leaves out a document that has the query's own id.
         results = index.search(encoder.queries(list(queries.values())), evaluate.depth + 1)
         run = {q: {hit.id: hit.score for hit in hits} for q, hits in zip(queries, results, strict=True)}
-        quality = evaluate_run(run, collection.judgements(split))
+        quality = evaluate_run(run, collection.qrels(split))
         ndcg = quality.by_query("ndcg_at_10")
-        figures = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
-        figures["bm25_ndcg_at_10"] = bm25["figures"]["ndcg_at_10"]
+        metrics = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
+        metrics["bm25_ndcg_at_10"] = bm25["metrics"]["ndcg_at_10"]
         write_json(REPORTS / f"{name}-queries.json", quality.scores)
-        write_json(METRICS / f"{name}.json", figures)
-        stage.run.log_metrics({f"{name}/{key}": value for key, value in figures.items()})
+        write_json(METRICS / f"{name}.json", metrics)
+        stage.run.log_metrics({f"{name}/{key}": value for key, value in metrics.items()})
 
 
 if __name__ == "__main__":

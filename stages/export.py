@@ -27,9 +27,8 @@ def main() -> None:
                 texts = load_calibration(require(CALIBRATION), TEXTS)
                 dev = open_collection(require(DEV))
                 exported = export_graph(draft, retriever.precision, texts, dev, retriever.max_drop, budget)
-                stage.run.log_metrics(
-                    {"export/dev_ndcg_at_10": exported.after, "export/dev_ndcg_at_10_float32": exported.before}
-                )
+                quality = {"export/dev_ndcg_at_10": exported.after, "export/dev_ndcg_at_10_float32": exported.before}
+                stage.run.log_metrics(quality)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,9 @@ def main() -> None:
     """Fine-tune the cut model with LoRA on the training pairs and merge the adapters."""
     with running("finetune") as stage:
         params = stage.params
-        curve = train_retriever(
-            params,
-            require(WIDTH),
-            FINETUNED,
-            rank=params.finetune.lora_rank,
-            schedule=finetune_schedule(params),
-            teacher=self_teacher(params) if params.self_distilled else outside_teacher(params),
-            log=stage.log,
-        )
-        write_json(LOSS, curve)
+        rank, schedule = params.finetune.lora_rank, finetune_schedule(params)
+        teacher = self_teacher(params) if params.self_distilled else outside_teacher(params)
+        write_json(LOSS, train_retriever(params, require(WIDTH), FINETUNED, rank, schedule, teacher, stage.log))
 
 
 if __name__ == "__main__":

@@ -16,15 +16,8 @@ def main() -> None:
     with running("finetune_full") as stage:
         params, base, curve = stage.params, require(BASE), list[dict[str, float]]()
         if params.finetune_full.steps:
-            curve = train_retriever(
-                params,
-                base,
-                FULL,
-                rank=params.finetune_full.lora_rank,
-                schedule=finetune_full_schedule(params),
-                teacher=outside_teacher(params),
-                log=stage.log,
-            )
+            rank, schedule = params.finetune_full.lora_rank, finetune_full_schedule(params)
+            curve = train_retriever(params, base, FULL, rank, schedule, outside_teacher(params), stage.log)
         else:
             copy_with_eos(base, FULL, eos=params.retriever.pooling != "base")
         write_json(FULL_LOSS, curve)

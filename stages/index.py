@@ -17,8 +17,7 @@ def main(name: str) -> None:
     with running(f"index@{name}") as stage:
         index, retriever = stage.params.index, stage.params.retriever
         collection = open_collection(require(EVAL / name))
-        folder = require(RETRIEVER)
-        encoder = open_encoder(folder, retriever.backend, retriever.precision, index.batch_tokens)
+        encoder = open_encoder(require(RETRIEVER), retriever.backend, retriever.precision, index.batch_tokens)
         identity = {"shard_size": index.shard_size, "backend": retriever.backend, "precision": retriever.precision}
         report = build_index(
             ((d.id, d.title, d.content) for d in collection.documents()),
@@ -27,14 +26,11 @@ def main(name: str) -> None:
             factory=index.factory,
             work=checkpoints_for(f"index-{name}", identity, [RETRIEVER]),
             shard_size=index.shard_size,
+            total=sum(1 for _ in collection.documents()),
         )
-        stage.run.log_metrics(
-            {
-                f"{name}/index_documents": report.documents,
-                f"{name}/index_bytes": report.bytes,
-                f"{name}/encoding_seconds": report.encoding_seconds,
-            }
-        )
+        sizes = {"index_documents": report.documents, "index_bytes": report.bytes}
+        metrics = {**sizes, "encoding_seconds": report.encoding_seconds}
+        stage.run.log_metrics({f"{name}/{key}": value for key, value in metrics.items()})
 
 
 if __name__ == "__main__":

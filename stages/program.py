@@ -1,7 +1,8 @@
-"""What every stage program shares: checked params, an MLflow run, one-sentence errors, and ending with its parent."""
+"""What every stage program shares: checked params, an MLflow run, one-sentence errors, and its end with the parent."""
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ import click
 import yaml
 
 from effir.lab.pipeline import record_of, refusing
+from effir.lab.progress import progress_of, remember
 from effir.params import Params, load_params
 from effir.process import die_with_parent
-from effir.tracking import reaching
-from effir.tracking.server import StoreError
 from effir.tracking.stage_run import WITHOUT, StageRun, stage_run
+from effir.tracking.store import StoreError, reaching
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Stage:
     run: StageRun
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Log the loss at once, a point a call."""
+        """Log the metrics of a training step at once."""
         self.run.log_metrics(values, step)
 
 
@@ -37,8 +38,12 @@ def running(name: str) -> Iterator[Stage]:
     """Run a stage's body: ``name`` is the stage in dvc.yaml, its MLflow run is recorded in ``runs/<name>.json``."""
     with checked() as params:
         required, say = params.tracking.required, partial(click.echo, err=True)
+        if line := progress_of(name, params.data.eval):
+            say(line)
+        started = time.monotonic()
         with stage_run(name, logged(params), record_of(name), required, say) as run:
             yield Stage(params, run)
+        remember(name, round(time.monotonic() - started, 1))
 
 
 @contextmanager
@@ -53,7 +58,7 @@ def checked() -> Iterator[Params]:
 
 @contextmanager
 def tracking(required: bool, missing: str) -> Iterator[None]:
-    """Run a body that does nothing but log; where the store is away and not required, say what is ``missing``."""
+    """Run a body that only logs; if the store is away and not required, say what is ``missing``."""
     try:
         with reaching():
             yield
@@ -64,7 +69,7 @@ def tracking(required: bool, missing: str) -> Iterator[None]:
 
 
 def logged(params: Params) -> dict[str, Any]:
-    """Return all params that decide what is made, as they are logged; whether logging is required does not."""
+    """Return the params as they are logged: all but ``tracking``, which changes no artifact."""
     return params.model_dump(by_alias=True, mode="json", exclude={"tracking"})
 
 

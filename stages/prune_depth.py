@@ -3,7 +3,7 @@
 import click
 
 from effir.compress.cut import cut_checkpoint
-from effir.compress.drop_order import Drop, first, without
+from effir.compress.drop_order import Drop, first_drops, shape_after
 from effir.errors import EffirError
 from effir.files import read_json, require
 from effir.model.shape import shape_of
@@ -16,12 +16,10 @@ def main() -> None:
     """Drop prune.depth sublayers."""
     with running("prune_depth") as stage:
         order = [Drop(**row) for row in read_json(ORDER)]
-        dropped = first(order, stage.params.prune.depth)
-        shape = without(shape_of(require(FULL)), dropped)
+        dropped = first_drops(order, stage.params.prune.depth)
+        shape = shape_after(shape_of(require(FULL)), dropped)
         if not shape.having("block"):
-            raise EffirError(
-                f"prune.depth is {len(dropped)}, which leaves neither an attention nor an MLP: choose less"
-            )
+            raise EffirError(f"prune.depth is {len(dropped)}, which leaves neither attention nor MLP: choose less")
         cut_checkpoint(FULL, DEPTH, shape)
         stage.run.log_metrics({"depth/dropped": len(dropped), "depth/parameters": shape.parameters(embeddings=False)})
 

@@ -2,8 +2,9 @@
 
 import click
 
-from effir.compress.channel_scores import choose_channels, describe_scores, factors, load_scores
+from effir.compress.channels import choose_channels, describe_scores, load_scores
 from effir.compress.cut import cut_checkpoint
+from effir.compress.gates import gate_factors
 from effir.files import require, write_json
 from effir.model.shape import shape_of
 from stages.paths import CHANNELS, DISTILLED, SLIMMING, WIDTH
@@ -19,7 +20,7 @@ def main() -> None:
         channels, gates, report = {}, {}, None
         if prune.width < 1 and scores:
             channels = choose_channels(scores, prune.width, prune.multiple_of)
-            gates = factors(scores) if prune.keep_gates and method == "slimming" else {}
+            gates = gate_factors(scores) if prune.keep_gates and method == "slimming" else {}
             report = describe_scores(scores, channels)
         widths = [len(channels.get(layer, range(width))) for layer, width in enumerate(shape.mlp_widths)]
         slim = shape.with_mlp_widths(widths)

@@ -7,11 +7,9 @@ import click
 
 from effir.files import read_json, require
 from effir.lab.pipeline import RUNS, stages_in_order
-from effir.tracking.model_card import description, model_card, recipe
-from effir.tracking.provenance import Origin, git_state, licences_of
+from effir.tracking.model_card import Origin, description, git_state, licences_of, model_card, recipe
 from effir.tracking.registry import VersionFiles, register_retriever
 from effir.tracking.runs import finish_pipeline, pipeline_run
-from effir.tracking.view import explain_aliases, show_best_first
 from stages.paths import COST, EVAL, METRICS, PLOTS, REDUNDANCY, REPORTS, RETRIEVER, SLIMMING, TRAIN
 from stages.program import checked, locked_hashes, logged, tracking
 
@@ -62,8 +60,6 @@ def main() -> None:
             description=about,
             card=card,
         )
-        show_best_first(sets)
-        explain_aliases(register.name, register.alias)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ from stages.program import checked
 
 @click.command()
 def main() -> None:
-    """Draw redundancy, slimming, healing and search quality from the JSON that other stages left."""
+    """Draw redundancy, channel scores, the loss of fine-tuning and search quality from the JSON of other stages."""
     with checked() as params, writing(PLOTS) as plots:
         plots.mkdir()
         draw_redundancy(read_json(REDUNDANCY), plots / "redundancy.png")
         draw_slimming(read_json(SLIMMING), plots / "slimming.png")
         draw_loss(read_json(LOSS), plots / "finetune_loss.png")
         for name in params.data.eval:
-            figures = read_json(METRICS / f"{name}.json")
+            metrics = read_json(METRICS / f"{name}.json")
             bm25 = read_json(BASELINES / f"{name}.json")
-            draw_quality(name, figures, bm25["figures"], plots / f"{name}.png")
+            draw_quality(name, metrics, bm25["metrics"], plots / f"{name}.png")
 
 
 if __name__ == "__main__":

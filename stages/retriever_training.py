@@ -7,10 +7,9 @@ from effir.data.examples import load_examples
 from effir.files import require, resumable
 from effir.model.retriever import build_retriever, save_retriever
 from effir.params import Params
-from effir.training.losses import TeacherTerm
-from effir.training.opinions import draw_examples
-from effir.training.teacher import with_hard_negatives
-from effir.training.trainer import Log, Schedule, finetune
+from effir.training.hard_negatives import draw_examples, with_hard_negatives
+from effir.training.losses import TeacherTerm, ranking_loss
+from effir.training.trainer import Curve, Job, Log, Schedule, fit_adapters
 from stages.paths import SELF_TEACHER, TEACHER, TRAIN
 from stages.schedules import adapters_of
 from stages.settings import retriever_settings
@@ -36,33 +35,21 @@ def self_teacher(params: Params) -> CachedTeacher:
 
 
 def train_retriever(
-    params: Params, source: Path, into: Path, *, rank: int, schedule: Schedule, teacher: CachedTeacher, log: Log
-) -> list[dict[str, float]]:
+    params: Params, source: Path, into: Path, rank: int, schedule: Schedule, teacher: CachedTeacher, log: Log
+) -> Curve:
     """Train the checkpoint ``source`` by adapters of ``rank`` as a retriever, ``into``, and return the loss curve."""
     training, adapters = params.training, adapters_of(params, rank)
     mined = draw_examples(load_examples(require(TRAIN), "train", params.mined_negatives), training.examples)
     chosen = training.teacher_margin, training.negatives, training.miner
     examples, scores = with_hard_negatives(teacher.folder, mined, *chosen)
-    weights = {
-        "weight": training.teacher_weight,
-        "temperature": teacher.temperature,
-        "vectors": teacher.vector_weight,
-    }
+    weights = {"weight": training.teacher_weight, "temperature": teacher.temperature, "vectors": teacher.vector_weight}
     settings = retriever_settings(params)
     identity = {**settings, **asdict(schedule), **asdict(adapters), "teacher": weights, "chosen": chosen}
     identity |= {"loss": training.temperature, "examples": training.examples}
     model = build_retriever(source, **settings)
     with resumable(into.name, identity, [source, TRAIN, teacher.folder]) as checkpoints:
-        curve = finetune(
-            model,
-            examples,
-            adapters=adapters,
-            temperature=training.temperature,
-            schedule=schedule,
-            checkpoints=checkpoints,
-            log=log,
-            teacher_term=TeacherTerm(scores, **weights) if scores else None,
-            mini_batch=training.mini_batch,
-        )
+        term = TeacherTerm(scores, **weights) if scores else None
+        loss = ranking_loss(model, training.temperature, term, training.mini_batch)
+        curve = fit_adapters(model, examples, loss, adapters, Job(schedule, checkpoints, log))
         save_retriever(model, into)
     return curve

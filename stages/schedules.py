@@ -1,57 +1,44 @@
 """How each training runs: its section of params.yaml, and the section training that all share."""
 
 from effir.params import Params
-from effir.training.trainer import Adapters, Schedule
+from effir.training.trainer import Adapters, Decay, Schedule
+
+Run = tuple[int, int, float]  # steps, batch size, learning rate
 
 
 def finetune_schedule(params: Params) -> Schedule:
     """Say how the adapters of the cut model train."""
     finetune = params.finetune
-    return _schedule(params, finetune.steps, finetune.batch_size, finetune.learning_rate, order=0)
+    run = finetune.steps, finetune.batch_size, finetune.learning_rate
+    return _schedule(params, run, 0, params.training.warmup)
 
 
 def distill_schedule(params: Params) -> Schedule:
     """Say how the adapters train towards the hidden states of the uncompressed model."""
     distill = params.distill
-    return _schedule(params, distill.steps, distill.batch_size, distill.learning_rate, order=2)
+    run = distill.steps, distill.batch_size, distill.learning_rate
+    return _schedule(params, run, 2, params.training.warmup)
 
 
 def finetune_full_schedule(params: Params) -> Schedule:
     """Say how the uncompressed model becomes a retriever."""
     full = params.finetune_full
-    return _schedule(params, full.steps, full.batch_size, full.learning_rate, order=3)
+    run = full.steps, full.batch_size, full.learning_rate
+    return _schedule(params, run, 3, params.training.warmup)
 
 
 def gate_schedule(params: Params) -> Schedule:
     """Say how the gates train: on other batches than the adapters, which would overfit to the gates' examples."""
-    prune, training = params.prune, params.training
-    return Schedule(
-        steps=prune.steps,
-        batch_size=prune.batch_size,
-        learning_rate=prune.learning_rate,
-        warmup=0,
-        decay="constant_with_warmup",
-        max_tokens=training.max_tokens,
-        precision=training.precision,
-        checkpoint_every=training.checkpoint_every,
-        seed=training.seed + 1,
-    )
+    prune = params.prune
+    run = prune.steps, prune.batch_size, prune.learning_rate
+    return _schedule(params, run, 1, warmup=0, decay="constant_with_warmup")
 
 
-def _schedule(params: Params, steps: int, batch_size: int, learning_rate: float, order: int) -> Schedule:
-    """Say how adapters train, wherever they do; ``order`` shuffles the examples differently for each training."""
-    training = params.training
-    return Schedule(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=training.warmup,
-        decay="cosine",
-        max_tokens=training.max_tokens,
-        precision=training.precision,
-        checkpoint_every=training.checkpoint_every,
-        seed=training.seed + order,
-    )
+def _schedule(params: Params, run: Run, order: int, warmup: float, decay: Decay = "cosine") -> Schedule:
+    """Add what all trainings share; ``order`` shuffles the examples differently for each training."""
+    shared = params.training
+    every, seed = shared.checkpoint_every, shared.seed + order
+    return Schedule(*run, warmup, decay, shared.max_tokens, shared.precision, every, seed)
 
 
 def adapters_of(params: Params, rank: int) -> Adapters:

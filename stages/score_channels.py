@@ -4,12 +4,13 @@ from dataclasses import asdict
 
 import click
 
-from effir.compress.channel_scores import ChannelScores, save_scores
-from effir.compress.scoring import Scoring, score_channels
+from effir.compress.channel_scores import Scoring, score_channels
+from effir.compress.channels import ChannelScores, save_scores
 from effir.data.examples import load_examples
 from effir.files import require, resumable
 from effir.model.retriever import build_retriever
 from effir.model.shape import shape_of
+from effir.training.trainer import Job
 from stages.paths import CHANNELS, DISTILLED, TRAIN
 from stages.program import running
 from stages.schedules import gate_schedule
@@ -28,7 +29,7 @@ def main() -> None:
             if scoring.method != "none" and any(shape_of(DISTILLED).mlp_widths):
                 examples = load_examples(require(TRAIN), "train", negatives=0)
                 model = build_retriever(DISTILLED, **settings)
-                scores = score_channels(model, examples, scoring, schedule, work, stage.log)
+                scores = score_channels(model, examples, scoring, Job(schedule, work, stage.log))
             save_scores(scores, scoring.method, CHANNELS)
 
 

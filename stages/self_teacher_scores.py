@@ -3,7 +3,7 @@
 import click
 
 from effir.files import require
-from effir.training.opinions import write_no_teacher
+from effir.training.teacher import write_no_teacher
 from stages.paths import FULL, SELF_TEACHER
 from stages.program import running
 from stages.teacher_reading import score_training_texts

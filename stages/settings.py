@@ -12,12 +12,9 @@ from stages.paths import BASE
 
 def retriever_settings(params: Params) -> dict[str, Any]:
     """Keyword arguments of ``build_retriever``, the base model's own where params.yaml leaves them to it."""
-    retriever = params.retriever
-    pooling = None if retriever.pooling == "base" else retriever.pooling
-    said = {"pooling": pooling, **_prompts(params)}
-    if pooling is None:
-        said["pooling"] = prompt_config_of(require(BASE)).pooling
-    return {**said, "max_tokens": retriever.max_tokens, "eos": retriever.pooling != "base"}
+    retriever, is_own = params.retriever, params.retriever.pooling == "base"
+    pooling = prompt_config_of(require(BASE)).pooling if is_own else retriever.pooling
+    return {"pooling": pooling, **_prompts(params), "max_tokens": retriever.max_tokens, "eos": not is_own}
 
 
 def text_settings(params: Params) -> dict[str, Any]:
@@ -32,8 +29,6 @@ def _prompts(params: Params) -> dict[str, Any]:
         own = prompt_config_of(require(BASE))
         said |= {name: asdict(own)[name] for name, value in said.items() if value is None}
         if said["query_prompt"] is None:
-            raise EffirError(
-                f"none of the base model's prompts ({', '.join(own.prompts)}) is named query: set "
-                "retriever.query_prompt to the text of one"
-            )
+            named = f"none of the base model's prompts ({', '.join(own.prompts)}) is named query"
+            raise EffirError(f"{named}: set retriever.query_prompt to the text of one")
     return said

@@ -5,7 +5,7 @@ from pathlib import Path
 from effir.data.examples import load_examples
 from effir.files import checkpoints_for, require
 from effir.params import Params
-from effir.training.opinions import draw_examples
+from effir.training.hard_negatives import draw_examples
 from effir.training.teacher_cache import cache_teacher_scores
 from stages.paths import TRAIN
 

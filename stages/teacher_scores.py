@@ -4,7 +4,7 @@ import click
 
 from effir.data.sources import fetch
 from effir.files import state_dir
-from effir.training.opinions import write_no_teacher
+from effir.training.teacher import write_no_teacher
 from stages.paths import TEACHER
 from stages.program import running
 from stages.teacher_reading import score_training_texts

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.processes import apart, forget_peak, peak_memory
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="benchmarks ask Linux for the peak")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="benchmarks ask Linux for the peak"), pytest.mark.slow]
 BALLAST = 400_000_000
 
 

@@ -66,16 +66,16 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
         (
             "analyze.sublayer",
             "norm",
-            "analyze.sublayer: input should be 'mlp', 'attention', 'block' or 'either', got 'norm'; "
-            "it is mlp, attention, block or either",
+            "analyze.sublayer: input should be 'mlp', 'attention', 'block' or 'attention_or_mlp', got 'norm'; "
+            "it is mlp, attention, block or attention_or_mlp: the kind of sublayer to rank and to drop",
         ),
         (
             "prune.depth",
             -1,
             "prune.depth: input should be greater than or equal to 0, got -1; it is the number of sublayers to drop",
         ),
-        ("prune.nope", 3, "prune.nope is not a key of params.yaml: remove it or mend its name"),
-        ("prun", {}, "prun is not a key of params.yaml: remove it or mend its name"),
+        ("prune.nope", 3, "prune.nope is not a key of params.yaml: remove it or correct its name"),
+        ("prun", {}, "prun is not a key of params.yaml: remove it or correct its name"),
         (
             "prune.depth",
             None,
@@ -92,7 +92,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(key: str, value: Any, sentenc
 
 def test_more_negatives_than_are_mined_contradict_each_other() -> None:
     values = changed("data.negatives", 3)
-    values["finetune"]["negatives"] = 4
+    values["training"]["negatives"] = 4
     with pytest.raises(
         EffirError, match=r"^training\.negatives must be at most data\.negatives \(3\), got 4: mine more or train with"
     ):
@@ -100,14 +100,18 @@ def test_more_negatives_than_are_mined_contradict_each_other() -> None:
 
 
 def test_examples_that_cannot_fill_a_batch_and_a_miner_without_a_teacher_are_refused() -> None:
-    with pytest.raises(
-        EffirError, match=r"^training\.examples must be 0 or at least the batch_size of finetune and tune \(32\)"
-    ):
+    needed = r"^training\.examples must be 0 or at least the batch_size of finetune and finetune_full \(32\)"
+    with pytest.raises(EffirError, match=needed):
         check_params(changed("training.examples", 15))
     values = changed("training.teacher", "")
-    values["finetune"]["miner"] = "teacher"
+    values["training"]["miner"] = "teacher"
     with pytest.raises(EffirError, match=r"^training\.miner is teacher, but training\.teacher names none"):
         check_params(values)
+
+
+def test_a_width_below_1_needs_a_method() -> None:
+    with pytest.raises(EffirError, match=r"^prune\.method is none, but prune\.width is 0\.66: choose a method, or"):
+        check_params(changed("prune.method", "none"))
 
 
 def test_a_value_inside_a_list_or_mapping_is_named_by_its_place() -> None:
@@ -128,7 +132,7 @@ def test_a_file_that_is_missing_or_no_mapping_is_one_sentence(tmp_path: Path) ->
     with pytest.raises(EffirError, match=r"params\.yaml is missing: run this in the project's root, or restore it"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "broken.yaml").write_text("prune: [1,")
-    with pytest.raises(EffirError, match=r"broken\.yaml is not YAML \([^\n]+\): mend it$"):
+    with pytest.raises(EffirError, match=r"broken\.yaml is not YAML \([^\n]+\): correct it$"):
         load_params(tmp_path / "broken.yaml")
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(EffirError, match=r"empty\.yaml is empty: restore it by `git checkout"):
@@ -137,7 +141,7 @@ def test_a_file_that_is_missing_or_no_mapping_is_one_sentence(tmp_path: Path) ->
 
 def test_the_variant_names_depth_width_and_seed() -> None:
     values = changed("prune.depth", 10)
-    values["prune"]["width"], values["finetune"]["seed"] = 0.5, 3
+    values["prune"]["width"], values["training"]["seed"] = 0.5, 3
     assert check_params(values).variant == "d10-w0.50-s3"
     values["finetune"]["steps"] = 0
-    assert check_params(values).variant == "d10-w0.50-s3-unhealed"
+    assert check_params(values).variant == "d10-w0.50-s3-not-finetuned"

@@ -34,8 +34,9 @@ EOS = "<|end|>"
 # training between two of its checkpoints.
 TINY: Mapping[str, Mapping[str, Any]] = {
     "data": {"train": "tiny", "dev": "tiny", "eval": ["tiny"]},
+    "training": {"checkpoint_every": 2},
     "prune": {"depth": 2, "width": 0.75, "multiple_of": 8, "method": "slimming"},
-    "finetune": {"steps": 30, "checkpoint_every": 2},
+    "finetune": {"steps": 30},
 }
 
 

@@ -19,10 +19,10 @@ from tests.pipeline.conftest import Project, Repro, ran
 
 pytestmark = pytest.mark.pipeline
 
-SINGLE = {"download", "teach", "tune", "teach_own", "analyze", "prune_depth", "restore", "prune_width", "finetune"}
-SINGLE |= {"export", "measure_cost"}
-BEFORE_WIDTH = {"download", "download_eval@tiny", "bm25@tiny", "teach", "tune", "teach_own", "analyze"}
-BEFORE_WIDTH |= {"prune_depth", "restore"}
+TRAINED = {"download", "teacher_scores", "finetune_full", "self_teacher_scores", "analyze", "prune_depth", "distill"}
+TRAINED |= {"score_channels"}
+SINGLE = TRAINED | {"prune_width", "finetune", "export", "measure_cost"}
+BEFORE_WIDTH = TRAINED | {"download_eval@tiny", "bm25@tiny"}
 FROM_WIDTH = {"prune_width", "finetune", "export", "index@tiny", "evaluate@tiny", "measure_cost"}
 LAST = {"report", "register"}  # they keep no MLflow run of their own
 UP_TO_DATE = "Data and pipelines are up to date."
@@ -120,7 +120,7 @@ def test_the_registered_model_gives_the_vectors_of_the_retriever(repro: Repro) -
     assert float(found[3]) < 1e-6
 
 
-def test_a_new_width_reruns_slimming_and_what_follows_only(project: Project) -> None:
+def test_a_new_width_costs_a_cut_and_what_follows_and_no_scoring(project: Project) -> None:
     output = project.dvc("exp", "run", "--name", "narrow", "--set-param", "prune.width=0.6")
     assert set(ran(output)) == FROM_WIDTH | LAST
     store = Store(project)
@@ -132,20 +132,20 @@ def test_a_new_width_reruns_slimming_and_what_follows_only(project: Project) -> 
     assert shown(project)["narrow"] == {"width": 0.6, "metrics": files}
 
 
-def test_healing_learns_of_its_own_whole(project: Project) -> None:
+def test_the_cut_model_is_distilled_from_its_uncompressed_model(project: Project) -> None:
     assert project.json("data/self_teacher/teacher.json")["kind"] == "bi-encoder"
     before = sha256_of(project.root / "models/finetuned")
-    set_param(project, "finetune", "own_teacher", False)
+    set_param(project, "finetune", "self_distillation", False)
     assert "finetune" in ran(project.dvc("repro", "finetune"))
     assert sha256_of(project.root / "models/finetuned") != before
 
 
-def test_another_backend_heals_nothing_again_and_its_graph_travels_in_the_retriever(project: Project) -> None:
-    healed = locked(project)["models/finetuned"]
+def test_another_backend_trains_nothing_again_and_its_graph_travels_in_the_retriever(project: Project) -> None:
+    finetuned = locked(project)["models/finetuned"]
     settings = ("retriever.backend=openvino", "retriever.precision=int8", "retriever.max_drop=0.9")
     output = project.dvc("exp", "run", "--name", "quantised", *(w for s in settings for w in ("--set-param", s)))
     assert set(ran(output)) == {"export", "index@tiny", "evaluate@tiny", "measure_cost"} | LAST
-    assert locked(project)["models/finetuned"] == healed
+    assert locked(project)["models/finetuned"] == finetuned
     graph = project.root / "models/retriever/openvino/int8"
     assert sorted(path.name for path in graph.iterdir()) == ["export.json", "model.bin", "model.xml"]
     assert project.json("metrics/cost.json")["served_query_speedup"] > 0
@@ -282,7 +282,7 @@ def forget(project: Project, stage: str) -> None:
 
 def checkpoint(project: Project) -> int:
     """The step of the last whole checkpoint, 0 where there is none."""
-    folders = (project.root / ".effir/checkpoints").glob("healed-*/checkpoint-*/trainer_state.json")
+    folders = (project.root / ".effir/checkpoints").glob("finetuned-*/checkpoint-*/trainer_state.json")
     return max((int(Path(path).parent.name.removeprefix("checkpoint-")) for path in folders), default=0)
 
 

@@ -1,4 +1,4 @@
-"""`effir study` and `effir report` over the real pipeline: a tuned model, cut by a list of runs, and its page."""
+"""`effir study` and `effir report` over the real pipeline: a fine-tuned model, cut by a list of runs, and its page."""
 
 import sys
 from typing import Any
@@ -10,7 +10,7 @@ from tests.pipeline.conftest import Project, ran
 pytestmark = pytest.mark.pipeline
 
 STUDY = """
-question: What does a tuned model bear to lose?
+question: What can a fine-tuned model lose?
 settings:
   model.base: .effir/teacher
   retriever.pooling: base
@@ -21,35 +21,40 @@ settings:
   prune.width: 1.0
   finetune.steps: 0
   training.teacher: .effir/teacher
-  analyze.criterion: one_by_one
+  analyze.criterion: greedy
   analyze.drop_texts: 4
 runs:
   full: {prune.depth: 0}
-  either-3: {analyze.sublayer: either, prune.depth: 3}
-  timed-3: {analyze.sublayer: either, prune.depth: 3, cost.rounds: 3}
+  both-3: {analyze.sublayer: attention_or_mlp, prune.depth: 3}
+  timed-3: {analyze.sublayer: attention_or_mlp, prune.depth: 3, cost.rounds: 3}
 """
 
 
-def test_a_study_runs_from_a_tuned_taught_model_and_is_reported(project: Project) -> None:
+def test_a_study_of_a_fine_tuned_model_runs_and_is_reported(project: Project) -> None:
     # The model that the pipeline has just made, a cut retriever, is what is cut again, and its teacher.
     project.succeed("cp", "-rL", "models/retriever", ".effir/teacher")
     (project.root / "studies/tiny.yaml").write_text(STUDY, encoding="utf-8")
     said = project.succeed(sys.executable, "-m", "effir.cli", "study", "studies/tiny.yaml")
-    assert "either-3: tiny " in said
+    assert "both-3: tiny " in said
     found: Any = project.json("studies/results/tiny.json")
     full, cut, timed = found["rows"]
-    assert (full["name"], cut["name"], timed["name"]) == ("full", "either-3", "timed-3")
+    assert (full["name"], cut["name"], timed["name"]) == ("full", "both-3", "timed-3")
     assert full["cost"]["kept_share"] == 1
     assert cut["cost"]["kept_share"] < 1
     assert len(cut["scores"]["tiny"]) == 20
 
-    # One tuned model for all runs, and a run that differs in its last stages alone repeats no other.
+    # All runs share one fine-tuned model, and a run that differs only in its last stages repeats no other.
     logs = project.root / ".effir/studies"
-    cut_log, timed_log = (
-        (logs / f"tiny-{run}-3.log").read_text(encoding="utf-8") for run in ("attention_or_mlp", "timed")
-    )
-    assert {"teach", "tune", "teach_own"}.isdisjoint(ran(cut_log))
-    assert set(ran(timed_log)) & {"analyze", "restore", "prune_width", "finetune", "measure_cost"} == {"measure_cost"}
+    cut_log, timed_log = ((logs / f"tiny-{run}-3.log").read_text(encoding="utf-8") for run in ("both", "timed"))
+    assert {"teacher_scores", "finetune_full", "self_teacher_scores"}.isdisjoint(ran(cut_log))
+    assert set(ran(timed_log)) & {
+        "analyze",
+        "distill",
+        "score_channels",
+        "prune_width",
+        "finetune",
+        "measure_cost",
+    } == {"measure_cost"}
     assert timed["layers"]["dropped"] == cut["layers"]["dropped"]
 
     params, lock = (project.git("show", f"refs/exps/{ref}:{name}") for ref, name in _files(project))
@@ -62,7 +67,7 @@ def test_a_study_runs_from_a_tuned_taught_model_and_is_reported(project: Project
     assert project.json("studies/results/tiny.json") == found
     project.succeed(sys.executable, "-m", "effir.cli", "report")
     page = (project.root / "studies/results/tiny.md").read_text(encoding="utf-8")
-    assert page.startswith("# What does a tuned model bear to lose?")
+    assert page.startswith("# What can a fine-tuned model lose?")
     assert (project.root / "studies/results/tiny.png").stat().st_size > 10_000
     project.succeed("git", "clean", "--force", "studies")
 

@@ -29,8 +29,10 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_best_trial_that_meets_the_targ
     command += ["--trials", "2", "--name", "found", "--json"]
     with (project.root.parent / "sweep.out").open("wb") as output:
         killed = subprocess.Popen(command, cwd=project.root, env=project.env, stdout=output, stderr=output)
-    healing = project.root / ".effir/sweeps/found/found-1.log"
-    wait_for(lambda: healing.exists() and "Running stage" in healing.read_text(), 300, "the first trial is healed")
+    training = project.root / ".effir/sweeps/found/found-1.log"
+    wait_for(
+        lambda: training.exists() and "Running stage" in training.read_text(), 300, "the first trial is fine-tuned"
+    )
     below = psutil.Process(killed.pid).children(recursive=True)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -48,7 +50,7 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_best_trial_that_meets_the_targ
     assert {name: after[name] for name in before} == before  # what had run did not run again
     ours = {name for name in after if name.startswith("found")}
     assert not list((project.root / ".dvc/tmp/exps/standalone").glob("tmp*"))  # what the killed one left is gone too
-    assert ours == {"found-1-unhealed", "found-1", "found-2-unhealed", "found-2", found["registered"]}
+    assert ours == {"found-1-as-cut", "found-1", "found-2-as-cut", "found-2", found["registered"]}
 
     store = Store(project)
     runs = {name: store.pipelines(name)[0] for name in ours}

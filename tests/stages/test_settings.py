@@ -8,7 +8,7 @@ from effir.model.prompt_config import PromptConfig, write_prompt_config
 from effir.params import Params, load_params
 from stages.settings import retriever_settings
 
-HABITS = PromptConfig("last", "ask: ", "text: ", ("document", "query"))
+CONFIG = PromptConfig("last", "ask: ", "text: ", ("document", "query"))
 OWN = {"pooling": "base", "query_prompt": None, "document_prompt": None}
 
 
@@ -29,12 +29,12 @@ def test_what_params_say_is_used_whatever_the_base_is(base: Path) -> None:
     expected = {"pooling": "mean", "query_prompt": "", "document_prompt": "d: ", "max_tokens": 32, "eos": True}
     said = params(pooling="mean", query_prompt="", document_prompt="d: ", max_tokens=32)
     assert retriever_settings(said) == expected
-    write_prompt_config(HABITS, base)
+    write_prompt_config(CONFIG, base)
     assert retriever_settings(said) == expected
 
 
 def test_what_params_leave_to_the_base_is_its_own(base: Path) -> None:
-    write_prompt_config(HABITS, base)
+    write_prompt_config(CONFIG, base)
     found = retriever_settings(params(**OWN))
     assert (found["pooling"], found["query_prompt"], found["document_prompt"], found["eos"]) == (
         "last",
@@ -46,9 +46,9 @@ def test_what_params_leave_to_the_base_is_its_own(base: Path) -> None:
 
 
 def test_a_base_with_several_prompts_or_none_of_its_own_is_one_sentence(base: Path) -> None:
-    with pytest.raises(EffirError, match=r"model\.base is a bare language model: set retriever\.pooling"):
+    with pytest.raises(EffirError, match=r"is only a language model.*: set retriever\.pooling"):
         retriever_settings(params(**OWN))
-    write_prompt_config(replace(HABITS, query_prompt=None, prompts=("sts", "web")), base)
+    write_prompt_config(replace(CONFIG, query_prompt=None, prompts=("sts", "web")), base)
     with pytest.raises(
         EffirError, match=r"none of the base model's prompts \(sts, web\) is named query: set retriever\.query_prompt"
     ):
