@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/params.md"
 HEAD = """# Every setting
 
-Made from the comments of `params.yaml` by `python -m docs.reference`; the value is the default. Change one for a trial
+`python -m docs.reference` writes this page from the comments of `params.yaml`. Values are the defaults. Try another one
 with `dvc exp run -S <key>=<value>`.
 """
 
@@ -29,15 +29,15 @@ def entries(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def page(text: str) -> str:
-    """Lay out a params.yaml as Markdown, a table a section."""
+    """Lay out a params.yaml as Markdown, a list for each section."""
     values, lines, before = yaml.safe_load(text), [HEAD], ""
     for section, key, said in entries(text):
         if section != before:
-            lines += ["", f"## {section}", "", "| key | value | what it does |", "| --- | --- | --- |"]
+            lines += ["", f"## {section}", ""]
             before = section
         value = str(values[section][key])
         shown = value if len(value) < 40 else f"{value[:36]}…"
-        lines.append(f"| `{section}.{key}` | `{shown or chr(34) * 2}` | {said.replace('|', chr(92) + '|')} |")
+        lines.append(f"- **{section}.{key}** `{shown or chr(34) * 2}`: {said}")
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 
