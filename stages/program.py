@@ -38,12 +38,13 @@ def running(name: str) -> Iterator[Stage]:
     """Run a stage's body: ``name`` is the stage in dvc.yaml, its MLflow run is recorded in ``runs/<name>.json``."""
     with checked() as params:
         required, say = params.tracking.required, partial(click.echo, err=True)
-        if line := progress_of(name, params.data.eval):
+        settings = logged(params)
+        if line := progress_of(name, settings):
             say(line)
         started = time.monotonic()
-        with stage_run(name, logged(params), record_of(name), required, say) as run:
+        with stage_run(name, settings, record_of(name), required, say) as run:
             yield Stage(params, run)
-        remember(name, round(time.monotonic() - started, 1))
+        remember(name, settings, round(time.monotonic() - started, 1))
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""What dvc.yaml says of the pipeline: its stages in order, which one makes a file, and how long each took last."""
+"""What dvc.yaml says of the pipeline: its stages in order, which one makes a file, and the settings that each reads."""
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,15 @@ def stages_in_order(sets: Sequence[str], pipeline: Path = PIPELINE) -> list[str]
     for name, body in _stages(pipeline).items():
         if any(out.startswith(f"{RUNS}/") for out in outputs(body)):
             found += [f"{name}@{item}" for item in sets] if "${item}" in " ".join(outputs(body)) else [name]
+    return found
+
+
+def settings_of(stage: str, params: Mapping[str, Any], pipeline: Path = PIPELINE) -> dict[str, Any]:
+    """Return the keys of ``params`` that a stage reads, by dvc.yaml: whole sections and single keys."""
+    found = {}
+    for name in _stages(pipeline).get(stage, {}).get("params", []):
+        section, _, key = name.partition(".")
+        found[name] = params[section][key] if key else params[section]
     return found
 
 
