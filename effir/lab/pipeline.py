@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,5 +79,9 @@ def _stages(pipeline: Path) -> dict[str, dict[str, Any]]:
     """Stage to its body; of a ``foreach`` what it does for each item."""
     if not pipeline.is_file():
         return {}
-    stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
-    return {name: body.get("do", body) for name, body in stages.items()}
+    return _parsed(pipeline.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(text: str) -> dict[str, dict[str, Any]]:
+    return {name: body.get("do", body) for name, body in yaml.safe_load(text)["stages"].items()}

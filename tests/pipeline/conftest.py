@@ -35,7 +35,7 @@ EOS = "<|end|>"
 # training between two of its checkpoints.
 TINY: Mapping[str, Mapping[str, Any]] = {
     "data": {"train": "tiny", "dev": "tiny", "eval": ["tiny"]},
-    "training": {"checkpoint_every": 2},
+    "training": {"checkpoint_every": 2, "examples": 64},
     "prune": {"depth": 2, "width": 0.75, "multiple_of": 8, "method": "slimming"},
     "finetune": {"steps": 30},
 }
