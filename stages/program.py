@@ -1,5 +1,6 @@
 """What every stage program shares: checked params, an MLflow run, one-sentence errors, and its end with the parent."""
 
+import logging
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import click
 import yaml
 
+from effir.cpu.threads import thread_note
 from effir.lab.pipeline import record_of, refusing
 from effir.lab.progress import progress_of, remember
 from effir.params import Params, load_params
@@ -38,8 +40,9 @@ def running(name: str) -> Iterator[Stage]:
     """Run a stage's body: ``name`` is the stage in dvc.yaml, its MLflow run is recorded in ``runs/<name>.json``."""
     with checked() as params:
         required, say = params.tracking.required, partial(click.echo, err=True)
-        if line := progress_of(name, params.data.eval):
-            say(line)
+        for line in (progress_of(name, params.data.eval), thread_note()):
+            if line:
+                say(line)
         started = time.monotonic()
         with stage_run(name, logged(params), record_of(name), required, say) as run:
             yield Stage(params, run)
@@ -52,6 +55,7 @@ def checked() -> Iterator[Params]:
     die_with_parent()
     signal.signal(signal.SIGTERM, _leave)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    show_decisions()
     with refusing():
         yield load_params()
 
@@ -77,6 +81,14 @@ def locked_hashes() -> dict[str, str]:
     """Return DVC's hash of every output, path to md5, from dvc.lock."""
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+
+
+def show_decisions() -> None:
+    """Show what effir decides about this machine, such as what ``auto`` computes in."""
+    log = logging.getLogger("effir")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
 
 
 def _leave(signum: int, frame: object) -> None:
