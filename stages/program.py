@@ -14,7 +14,6 @@ from typing import Any
 import click
 import yaml
 
-from effir.cpu.threads import thread_note
 from effir.lab.pipeline import record_of, refusing
 from effir.lab.progress import progress_of, remember
 from effir.params import Params, load_params
@@ -40,9 +39,8 @@ def running(name: str) -> Iterator[Stage]:
     """Run a stage's body: ``name`` is the stage in dvc.yaml, its MLflow run is recorded in ``runs/<name>.json``."""
     with checked() as params:
         required, say = params.tracking.required, partial(click.echo, err=True)
-        for line in (progress_of(name, params.data.eval), thread_note()):
-            if line:
-                say(line)
+        if line := progress_of(name, params.data.eval):
+            say(line)
         started = time.monotonic()
         with stage_run(name, logged(params), record_of(name), required, say) as run:
             yield Stage(params, run)

@@ -4,8 +4,10 @@ Libraries look at the affinity, not at a container's CPU quota: with a quota of 
 threads wait for each other most of the time. Two hyper-threads share the units that multiply matrices.
 """
 
+import logging
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 VARIABLE = "OMP_NUM_THREADS"
@@ -20,10 +22,14 @@ def limit_threads() -> None:
         os.environ[VARIABLE] = str(cores)
 
 
-def thread_note() -> str:
-    """Say how many threads are used, if they are fewer than the machine's processors; else nothing."""
-    threads, shown = os.environ.get(VARIABLE, str(shown_processors())), shown_processors()
-    return f"computing on {threads} of the {shown} processors that this machine shows" if threads != str(shown) else ""
+@cache
+def say_threads() -> None:
+    """Log, once in a process, how many threads compute, where the machine shows more than may be used."""
+    shown = shown_processors()
+    if (cores := usable_cores()) < shown:
+        logging.getLogger("effir").info(
+            f"computing on {os.environ.get(VARIABLE, cores)} of the {shown} processors that this machine shows"
+        )
 
 
 def shown_processors() -> int:

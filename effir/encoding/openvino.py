@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from effir.cpu.threads import shown_processors, usable_cores
+from effir.cpu.threads import say_threads, shown_processors, usable_cores
 from effir.encoding.encoder import Batch, Rows, TextEncoder, Tokens, Vectors
 from effir.encoding.text_reader import TextReader
 from effir.files import read_json, require
@@ -144,6 +144,7 @@ def graph_decision(folder: Path, precision: str) -> Decision:
     """Decide in what the graph in ``folder`` computes, of ``int8`` what is not quantised; ``auto`` is measured."""
     import openvino
 
+    say_threads()
     if precision in ("float32", "bfloat16"):
         return Decision("bfloat16" if precision == "bfloat16" else "float32")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

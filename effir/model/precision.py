@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from effir.cpu.prepacked_linear import missing_operators, prepacked_product, prepacked_weight
+from effir.cpu.threads import say_threads
 from effir.model.auto_precision import ROWS, USUAL, Arithmetic, Decision, Product, decide, product_of
 
 TrainingPrecision = Literal["auto", "float32", "bfloat16"]
@@ -18,6 +19,7 @@ def decision(precision: TrainingPrecision, config: Any = None) -> Decision:
 
     A GPU computes in bfloat16 if it can. A CPU must multiply it natively, and not be faster in float32.
     """
+    say_threads()
     if precision != "auto":
         return Decision(precision)
     if torch.cuda.is_available():

@@ -48,8 +48,8 @@ def promote(
 
     With ``seeds`` each side's score of a query is the mean over the registered versions of its recipe, which differ in
     ``training.seed``. With ``force_reason`` it becomes champion in any case, and keeps the reason as a tag. The old
-    champion becomes ``previous``. If someone else changes the champion meanwhile, that is said in the reasons. EffirError if there is
-    no such version, or it is the champion already.
+    champion becomes ``previous``. If someone else changes the champion meanwhile, that is said in the reasons.
+    EffirError if there is no such version, or it is the champion already, or no other seed for ``seeds``.
     """
     store = open_store()
     version, champion = number_of(store, name, which), aliases_of(store, name).get(CHAMPION)

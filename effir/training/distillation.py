@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 from effir.cpu.length_bucketing import buckets
 from effir.cpu.prepacked_linear import prepack
 from effir.data.examples import Example
-from effir.model.precision import TrainingPrecision, arithmetic, uses_bfloat16
+from effir.model.precision import TrainingPrecision, arithmetic, decision, uses_bfloat16
 from effir.training.trainer import Adapters, Curve, Job, fit_adapters
 
 
@@ -23,7 +23,7 @@ class HiddenStateLoss(nn.Module):
 
     def __init__(self, model: SentenceTransformer, teacher: SentenceTransformer, precision: TrainingPrecision) -> None:
         super().__init__()
-        self.model, self.in_bfloat16 = model, uses_bfloat16(precision, model[0].model.config)
+        self.model, self.precision = model, precision
         self._teacher = [teacher.eval()]  # in a list, so that it is not a submodule: it does not train
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
@@ -31,7 +31,7 @@ class HiddenStateLoss(nn.Module):
         distances = []
         for bucket in (bucket for features in sentence_features for _, bucket in buckets(features)):
             real = bucket["attention_mask"].bool()
-            with torch.no_grad(), torch.autocast(real.device.type, torch.bfloat16, self.in_bfloat16):
+            with torch.no_grad(), torch.autocast(real.device.type, torch.bfloat16, uses_bfloat16(self.precision)):
                 wanted = self._teacher[0](dict(bucket))["token_embeddings"][real]
             states = self.model(dict(bucket))["token_embeddings"][real]
             distances.append(1 - cosine_similarity(states.float(), wanted.float(), dim=-1))
@@ -46,8 +46,8 @@ def distill(
     Reads queries and positives, not hard negatives. Returns the loss curve, empty with 0 steps. The linear layers of
     the teacher are prepacked in place (:mod:`effir.cpu.prepacked_linear`).
     """
-    precision = job.schedule.precision
+    precision = decision(job.schedule.precision, teacher[0].model.config).arithmetic
     if job.schedule.steps:
-        prepack(teacher[0].model, arithmetic(precision, teacher[0].model.config))
+        prepack(teacher[0].model, arithmetic(precision))
     pairs = [replace(example, negatives=()) for example in examples]
     return fit_adapters(model, pairs, HiddenStateLoss(model, teacher, precision), adapters, job)

@@ -1,12 +1,13 @@
 """Threads: a container's quota, the affinity and hyper-threads count, not what the machine shows."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
 
 from effir.cpu import threads
-from effir.cpu.threads import limit_threads, thread_note, usable_cores
+from effir.cpu.threads import limit_threads, say_threads, usable_cores
 
 CPUS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -72,12 +73,31 @@ def test_libraries_get_the_usable_cores_unless_the_user_said_otherwise(monkeypat
         monkeypatch.setattr(threads, "usable_cores", lambda usable=usable: usable)
         limit_threads()
         assert os.environ.get("OMP_NUM_THREADS") == expected
-    assert thread_note() == "computing on 2 of the 64 processors that this machine shows"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
-def test_nothing_is_said_where_the_machine_shows_what_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert thread_note() == ""
+@pytest.mark.parametrize(
+    ("usable", "asked", "said"),
+    [
+        (64, None, []),
+        (64, "3", []),
+        (2, None, ["computing on 2 of the 64 processors that this machine shows"]),
+        (2, "3", ["computing on 3 of the 64 processors that this machine shows"]),
+    ],
+)
+def test_fewer_threads_than_the_machine_shows_are_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, usable: int, asked: str | None, said: list[str]
+) -> None:
+    monkeypatch.setattr(threads, "shown_processors", lambda: 64)
+    monkeypatch.setattr(threads, "usable_cores", lambda: usable)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked or "")
+    if asked is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    say_threads.cache_clear()
+    with caplog.at_level(logging.INFO, logger="effir"):
+        say_threads()
+        say_threads()
+    say_threads.cache_clear()
+    assert caplog.messages == said
