@@ -1,5 +1,6 @@
 """What every stage program shares: checked params, an MLflow run, one-sentence errors, and its end with the parent."""
 
+import logging
 import os
 import signal
 import time
@@ -53,6 +54,7 @@ def checked() -> Iterator[Params]:
     die_with_parent()
     signal.signal(signal.SIGTERM, _leave)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    show_decisions()
     with refusing():
         yield load_params()
 
@@ -78,6 +80,14 @@ def locked_hashes() -> dict[str, str]:
     """Return DVC's hash of every output, path to md5, from dvc.lock."""
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+
+
+def show_decisions() -> None:
+    """Show what effir decides about this machine, such as what ``auto`` computes in."""
+    log = logging.getLogger("effir")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
 
 
 def _leave(signum: int, frame: object) -> None:
