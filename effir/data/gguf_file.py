@@ -63,7 +63,7 @@ def check_tensors(path: Path, model: Any, missing: Collection[str], source: str)
         raise EffirError(f"{source} lacks {len(lacking)} weights, {lacking[0]} among them: download it again")
     stored = sum(int(tensor.n_elements) for tensor in reader.tensors if tensor.name != "output.weight")
     if stored != (built := sum(parameter.numel() for parameter in model.parameters())):
-        there = f"{stored:,} weights, but the model that its metadata describe has {built:,}"
+        there = f"{stored:,} weights, but the model of its metadata has {built:,}"
         raise EffirError(f"{source} holds {there}: name the safetensors of this model")
 
 

@@ -35,8 +35,8 @@ def _check_ids(tokenizer: Any, rows: int, source: str) -> None:
             fix = "name a token that the model has in tokenizer_config.json (pad_token may equal eos_token)"
             raise EffirError(f"the tokenizer of {source} gives its {name} {getattr(tokenizer, name)!r} {beyond}: {fix}")
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}  # Gemma's <image_soft_token>
-    if beyond := sorted(i for i in tokenizer.get_vocab().values() if i >= rows and i not in special):
-        count = f"{len(beyond)} tokens, {tokenizer.convert_ids_to_tokens(beyond[0])!r} among them"
+    if unknown := sorted(i for i in tokenizer.get_vocab().values() if i >= rows and i not in special):
+        count = f"{len(unknown)} tokens, {tokenizer.convert_ids_to_tokens(unknown[0])!r} among them"
         fix = "name the tokenizer that the model was trained with"
         raise EffirError(f"the tokenizer of {source} has {count}, beyond the {rows} rows of the embedding: {fix}")
 
