@@ -2,11 +2,13 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from effir.errors import EffirError
 from effir.files import read_json, write_json
@@ -68,7 +70,7 @@ def check_weights(folder: Path, source: str) -> Shapes:
     another shape or quantised, and for a weight of the decoder that the config has no place for.
     """
     config = read_config(folder)
-    expected, stored = expected_shapes(config, family_of(config, folder)), dict[str, str]()
+    expected, stored = _asked_for(config, family_of(config, folder), source), dict[str, str]()
     for file in weight_files(folder):
         for name, shape, numbers in _headers(file, source):
             plain = plain_name(name)
@@ -79,8 +81,37 @@ def check_weights(folder: Path, source: str) -> Shapes:
                 asked = f"but config.json asks for shape {expected[plain]}"
                 fix = "name an unquantised checkpoint whose weights belong to its config"
                 raise EffirError(f"{source}: {name} is {numbers} of shape {shape}, {asked}: {fix}")
-    _check_names(expected, stored, source)
+    check_names(expected, stored, source)
     return expected
+
+
+def check_names(expected: Shapes, stored: Mapping[str, str], source: str, may_lack: Collection[str] = ()) -> None:
+    """Compare the plain names of the ``stored`` weights, which map to their own, with those that are ``expected``.
+
+    EffirError, about ``source``, for a name that is missing, unless it is in ``may_lack``, or left over.
+    """
+    if missing := sorted(expected.keys() - stored.keys() - set(may_lack)):
+        count = f"{len(missing)} of the {len(expected)} weights that its config.json asks for, {missing[0]} among them"
+        raise EffirError(f"{source} lacks {count}: download it again, or name a complete checkpoint")
+    unknown = [name for name in sorted(stored.keys() - expected.keys()) if name.startswith(BODY)]
+    if unknown := [name for name in unknown if not name.endswith("rotary_emb.inv_freq")]:  # computed since 2023
+        fix = "correct num_hidden_layers, or the keys of biases and norms"
+        raise EffirError(f"{source} stores {stored[unknown[0]]}, for which its config.json has no place: {fix}")
+
+
+def stored_weights(folder: Path) -> dict[str, Callable[[], Tensor]]:
+    """Map the plain name of each stored weight to a function that reads it."""
+
+    def read(file: Path, stored: str) -> Tensor:
+        with safe_open(file, framework="pt") as weights:
+            tensor: Tensor = weights.get_tensor(stored)
+            return tensor
+
+    places = dict[str, Callable[[], Tensor]]()
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as weights:
+            places |= {plain_name(stored): partial(read, file, stored) for stored in weights.keys()}
+    return places
 
 
 def copy_weights(folder: Path, into: Path) -> None:
@@ -119,11 +150,9 @@ def _headers(file: Path, source: str) -> Iterator[tuple[str, tuple[int, ...], st
         raise EffirError(f"{source}: {file.name} is damaged ({error}): download it again") from None
 
 
-def _check_names(expected: Shapes, stored: Mapping[str, str], source: str) -> None:
-    if missing := sorted(expected.keys() - stored.keys()):
-        count = f"{len(missing)} of the {len(expected)} weights that its config.json asks for, {missing[0]} among them"
-        raise EffirError(f"{source} lacks {count}: download it again, or name a complete checkpoint")
-    unknown = [name for name in sorted(stored.keys() - expected.keys()) if name.startswith(BODY)]
-    if unknown := [name for name in unknown if not name.endswith("rotary_emb.inv_freq")]:  # computed since 2023
-        fix = "correct num_hidden_layers, or the keys of biases and norms"
-        raise EffirError(f"{source} stores {stored[unknown[0]]}, for which its config.json has no place: {fix}")
+def _asked_for(config: Mapping[str, Any], family: str, source: str) -> Shapes:
+    try:
+        return expected_shapes(config, family)
+    except Exception as error:  # transformers raises many types for sizes that contradict each other
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EffirError(f"{source}: its config.json describes no model ({reason}): download it again") from error
