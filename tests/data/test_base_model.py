@@ -257,6 +257,9 @@ def without_last_layer(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tens
         (lambda f: (f / "model.safetensors.index.json").unlink(), r"has no weights in model\.safetensors"),
         (lambda f: configure(f, model_type="gpt2"), "is a gpt2 model, which effir cannot cut: choose one of llama"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "holds an adapter .*: merge it with peft"),
+        (lambda f: configure(f, is_causal=False), "has bidirectional attention: effir cuts only causal decoders"),
+        (lambda f: configure(f, auto_map={"AutoModel": "modeling_evil.Evil"}), r"has code of its own \(auto_map\)"),
+        (lambda f: configure(f, num_attention_heads=5), "its config.json describes no model"),
     ],
     ids=[
         "a layer more in the config",
@@ -270,6 +273,9 @@ def without_last_layer(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tens
         "no index",
         "another family",
         "an adapter",
+        "bidirectional",
+        "code of its own",
+        "sizes that contradict each other",
     ],
 )
 def test_weights_that_are_not_those_of_the_config_are_refused_before_anything_is_installed(
@@ -363,3 +369,21 @@ def test_another_end_than_eos_is_right_where_no_eos_is_appended_and_a_special_to
     install_base_model(str(folder), tmp_path / "base", tmp_path / "cache")
     tokenizer_of(folder, eos_token="</s>", end="</s>", additional_special_tokens=["<image>"])  # as Gemma 3 has
     install_base_model(str(folder), tmp_path / "base", tmp_path / "cache", appends_eos=True)
+
+
+def test_a_retriever_is_told_which_settings_keep_its_pooling_and_prompts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "1_Pooling").mkdir()
+    kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in kinds.items()]
+    prompts = {"prompts": {"query": "ask: ", "document": "text: "}}
+    for name, content in {
+        "modules.json": modules,
+        "1_Pooling/config.json": {"pooling_mode": "mean"},
+        "config_sentence_transformers.json": prompts,
+    }.items():
+        (folder / name).write_text(json.dumps(content))
+    install_base_model(str(folder), tmp_path / "base", tmp_path / "cache")
+    said = "is a retriever with pooling mean, query_prompt 'ask: ' and document_prompt 'text: ' of its own: "
+    assert f"{said}retriever.pooling base and prompts null keep them" in capsys.readouterr().err
