@@ -70,7 +70,7 @@ def check_weights(folder: Path, source: str) -> Shapes:
     another shape or quantised, and for a weight of the decoder that the config has no place for.
     """
     config = read_config(folder)
-    expected, stored = _asked_for(config, family_of(config, folder), source), dict[str, str]()
+    expected, stored = _asked_for(config, family_of(config, Path(source)), source), dict[str, str]()
     for file in weight_files(folder):
         for name, shape, numbers in _headers(file, source):
             plain = plain_name(name)

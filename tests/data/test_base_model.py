@@ -259,7 +259,7 @@ def without_last_layer(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tens
         (lambda f: (f / "adapter_config.json").write_text("{}"), "holds an adapter .*: merge it with peft"),
         (lambda f: configure(f, is_causal=False), "has bidirectional attention: effir cuts only causal decoders"),
         (lambda f: configure(f, auto_map={"AutoModel": "modeling_evil.Evil"}), r"has code of its own \(auto_map\)"),
-        (lambda f: configure(f, num_attention_heads=5), "its config.json describes no model"),
+        (lambda f: configure(f, hidden_act="none such"), "its config.json describes no model"),
     ],
     ids=[
         "a layer more in the config",
@@ -275,7 +275,7 @@ def without_last_layer(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tens
         "an adapter",
         "bidirectional",
         "code of its own",
-        "sizes that contradict each other",
+        "an unknown activation",
     ],
 )
 def test_weights_that_are_not_those_of_the_config_are_refused_before_anything_is_installed(
