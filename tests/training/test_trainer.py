@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.files import checkpoints_for, resumable, write_json
+from effir.model.auto_precision import Decision
 from effir.model.retriever import build_retriever, encode_documents
 from effir.training.losses import TeacherTerm, cosine, ranking_loss
 from effir.training.teacher import CrossEncoderOutputs
@@ -332,3 +333,19 @@ def test_checkpoints_go_once_the_block_that_saves_is_through(tmp_path: Path, mon
     with resumable("finetune", {}, []) as again:
         assert again == place
     assert not place.exists()
+
+
+@pytest.mark.parametrize("measured", ["float32", "bfloat16"])
+def test_auto_trains_in_what_was_measured_to_be_faster(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("effir.model.precision._multiplies_natively", lambda: True)
+    monkeypatch.setattr("effir.model.precision._measured", lambda product: Decision(measured))  # type: ignore[arg-type]
+    found = {name: retriever() for name in ("auto", "asked")}
+    curves = [
+        finetuned(model, tmp_path / name, steps=2, precision="auto" if name == "auto" else measured)
+        for name, model in found.items()
+    ]
+    assert curves[0] == curves[1]
+    assert_same(weights(found["auto"]), weights(found["asked"]))
