@@ -12,7 +12,7 @@ from effir.data.beir import CORPUS, QRELS, QUERIES, Collection, Document, open_c
 from effir.data.examples import MIXTURE, write_negatives
 from effir.data.sources import fetch
 from effir.errors import EffirError
-from effir.files import read_json, text_digest, write_json, writing
+from effir.files import read_json, scratch, text_digest, write_json, writing
 
 TRAINING: Mapping[str, Part] = {"apidocs": "train", "apidocs-small": "small-train"}
 EVALUATION: Mapping[str, Part] = {"apidocs": "test", "apidocs-dev": "dev", "apidocs-small": "small-dev"}
@@ -52,10 +52,8 @@ def install_training(
     if isinstance(wanted, str):
         collection = install(wanted, into)
     else:
-        parts = cache / "parts"
-        shutil.rmtree(parts, ignore_errors=True)  # left by a killed run
-        collection = mix({name: install(name, parts / name) for name in wanted}, wanted, into)
-        shutil.rmtree(parts)
+        with scratch(cache / "parts") as parts:
+            collection = mix({name: install(name, parts / name) for name in wanted}, wanted, into)
     _require_train(str(wanted), collection)
     write_negatives(collection, SPLIT, negatives)
     return collection

@@ -15,6 +15,7 @@ from effir.encoding.shards import Encoder, Entry
 from effir.errors import EffirError
 from effir.files import read_jsonl, writing
 from effir.index.faiss_index import JsonLines, build_index, open_index
+from effir.resume import code_digest
 
 SEGMENTS, WORK = "segments", ".work"
 SHARD = 1024  # documents that a killed build has to encode again at most
@@ -72,7 +73,11 @@ def write_segment(
 ) -> int:
     """Encode documents into a new segment and return their number; ``key`` identifies the model in a resumed build."""
     with writing(texts_of(folder, name)) as draft, draft.open("w", encoding="utf-8", newline="\n") as lines:
-        entries, into, work = _written(documents, lines), folder / SEGMENTS / name, folder / WORK / f"{name}-{key}"
+        entries, into, work = (
+            _written(documents, lines),
+            folder / SEGMENTS / name,
+            folder / WORK / f"{name}-{key}-{code_digest()[:16]}",
+        )
         report = build_index(entries, encode, into, factory=factory, work=work, shard_size=SHARD, total=total)
     return report.documents
 
