@@ -1,5 +1,6 @@
 """Files that were damaged at random: an archive, a checkpoint, params.yaml, a shard, the manifest of an index."""
 
+import json
 import shutil
 import tempfile
 import zipfile
@@ -155,7 +156,10 @@ def shards(home: Path) -> Callable[[list[Edit], int], None]:
         path.write_bytes(edited(path.read_bytes(), edits))
         list(encode_shards(entries, encode, work, 3))
         for file in files:
-            assert (work / file.name).read_bytes() == file.read_bytes(), f"{file.name} is another"
+            made, wanted = (work / file.name).read_bytes(), file.read_bytes()
+            # In JSON a lost space is no damage.
+            same = json.loads(made) == json.loads(wanted) if file.name == "manifest.json" else made == wanted
+            assert same, f"{file.name} is another"
 
     return use
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ class Calm:
 
 def trials(scenario: Scenario, work: Path, seed: int, count: int, done: set[int]) -> Iterator[Trial]:
     """Run the trials of a scenario that were not done yet; what they start from is kept in ``work``."""
-    home = work / scenario.name.replace(" ", "-")
+    home = work / re.sub(r"\W+", "-", scenario.name)
     calm = calm_run(scenario, home)
     for number in range(count):
         if number not in done:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -46,7 +47,7 @@ def small_disk(place: Path, size: int) -> Iterator[Callable[[int], None]]:
 
 def full_disk(scenario: Scenario, work: Path, seed: int, count: int, done: set[int]) -> Iterator[Trial]:
     """Let a command run into a full disk; it says so in a sentence, and with more room it goes on."""
-    name, home = f"full disk: {scenario.name}", work / "disk" / scenario.name.replace(" ", "-")
+    name, home = f"full disk: {scenario.name}", work / "disk" / re.sub(r"\W+", "-", scenario.name)
     with small_disk(home, ROOM):  # its own, because stores keep whole paths
         calm = calm_run(scenario, home / "made")
         used = sum(path.stat().st_blocks * 512 for path in (home / "made/base").rglob("*"))
