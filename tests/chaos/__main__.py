@@ -13,7 +13,6 @@ from pathlib import Path
 
 import click
 
-from tests.chaos.parts import PARTS, preload
 from tests.chaos.scenario import Trial
 
 
@@ -30,22 +29,29 @@ def main(parts: tuple[str, ...], work: Path, seed: int, trials: int, only_table:
 
     Delete the folder --work after a change of effir: it counts what was tried by the code before too.
     """
-    if unknown := set(parts) - PARTS.keys():
-        raise click.UsageError(f"no part is called {min(unknown)!r}: name some of {', '.join(PARTS)}")
     work = work.resolve() / f"seed-{seed}"
     work.mkdir(parents=True, exist_ok=True)
     record = work / "trials.jsonl"
     if not only_table:
-        preload()
-        for name in parts or PARTS:
-            for trial in PARTS[name](work, seed, trials, done(record)):
-                with record.open("a") as lines:
-                    lines.write(json.dumps(asdict(trial)) + "\n")
-                if trial.fault:
-                    click.echo(f"{trial.scenario} {trial.number}: {trial.fault}", err=True)
+        make(parts, work, seed, trials, record)
     found = list(read(record))
     click.echo(table(found))
     sys.exit(any(trial.fault for trial in found))
+
+
+def make(parts: tuple[str, ...], work: Path, seed: int, trials: int, record: Path) -> None:
+    """Make the trials and write each down."""
+    from tests.chaos.parts import PARTS, preload
+
+    if unknown := set(parts) - PARTS.keys():
+        raise click.UsageError(f"no part is called {min(unknown)!r}: name some of {', '.join(PARTS)}")
+    preload()
+    for name in parts or PARTS:
+        for trial in PARTS[name](work, seed, trials, done(record)):
+            with record.open("a") as lines:
+                lines.write(json.dumps(asdict(trial)) + "\n")
+            if trial.fault:
+                click.echo(f"{trial.scenario} {trial.number}: {trial.fault}", err=True)
 
 
 def read(record: Path) -> Iterator[Trial]:

@@ -69,6 +69,7 @@ class Fork:
             with self._log.open("wb") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
             os.chdir(root)
             os.environ["DVC_ROOT"] = str(project)
             sys.addaudithook(self._watching(root, before))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import urlopen
 
@@ -203,13 +203,11 @@ def answers(live: Path, port: int) -> list[str]:
 
 def search(port: int) -> list[str]:
     """Search all documents; wait until the service is up."""
-    address = f"http://127.0.0.1:{port}/search?query={quote(MORE[-1].text)}&k=100"
+    address = f"http://127.0.0.1:{port}/search?q={quote(MORE[-1].text)}&k=100"
     for _ in range(600):
-        with suppress(OSError):
+        with suppress(ConnectionError, URLError):
             with urlopen(address, timeout=30) as answer:
-                found: Any = json.loads(answer.read())
-            hits = found["results"] if isinstance(found, dict) else found
-            return sorted(hit["id"] for hit in hits)
+                return sorted(hit["id"] for hit in json.loads(answer.read())["hits"])
         time.sleep(0.1)
     raise AssertionError("the service does not answer")
 

@@ -27,8 +27,8 @@ def test_a_killed_index_command_loses_nothing_and_its_repetition_ends_as_if_it_h
 ) -> None:
     scenario = command(model)
     calm = calm_run(scenario, tmp_path)
-    made = [one_trial(scenario, tmp_path, calm, number, Random(number)) for number in range(4)]
-    assert [trial.fault for trial in made] == [""] * 4
+    made = [one_trial(scenario, tmp_path, calm, number, Random(number)) for number in range(3)]
+    assert [trial.fault for trial in made] == [""] * 3
     assert {trial.outcome for trial in made} != {"finished first"}
 
 
@@ -57,7 +57,7 @@ def test_the_harness_finds_a_folder_that_is_removed_before_its_successor_is_in_p
     scenario = Careless()
     calm = calm_run(scenario, tmp_path)
     assert (calm.before, calm.after, calm.operations) == (["old"], ["fresh"], 5)
-    faults = [one_trial(scenario, tmp_path, calm, number, Random(number)).fault for number in range(12)]
+    faults = [one_trial(scenario, tmp_path, calm, number, Random(number)).fault for number in range(8)]
     assert any("neither the old nor the new is there: []" in fault for fault in faults)
 
 
@@ -82,7 +82,7 @@ def test_damaged_files_are_refused_in_a_sentence_or_read(tmp_path: Path) -> None
     pytest.importorskip("hypothesis")
     from tests.chaos.damage import damaged
 
-    found = list(damaged(tmp_path, 0, 60, {}))
+    found = list(damaged(tmp_path, 0, 40, {}))
     assert [trial.fault for trial in found] == [""] * 5
 
 
