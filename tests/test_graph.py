@@ -28,6 +28,7 @@ PLUMBING = {
     "effir/params.py",
     "effir/process.py",
     "effir/progress.py",
+    "effir/resume.py",
     "effir/sections.py",
     "stages/program.py",
     "stages/paths.py",

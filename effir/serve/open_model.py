@@ -8,7 +8,7 @@ from typing import Literal
 from effir.encoding.backends import Backend, Precision, open_encoder
 from effir.encoding.encoder import TextEncoder
 from effir.errors import EffirError
-from effir.files import sha256_of, state_dir
+from effir.files import settled, sha256_of, state_dir
 
 BATCH_TOKENS = 1024
 # The files of a retriever that decide its vectors, beside the weights.
@@ -54,7 +54,7 @@ def model_of(
     elif not (folder / "modules.json").is_file():
         raise EffirError(f"{folder} holds no retriever: name a sentence-transformers folder, or models:/<name>@<alias>")
     chosen: Backend = "openvino" if backend == "openvino" else "torch"
-    graphs = [graph for graph in ("int8", "float32") if (folder / "openvino" / graph).is_dir()]
+    graphs = [graph for graph in ("int8", "float32") if settled(folder / "openvino" / graph).is_dir()]
     if backend == "auto" and precision == "auto" and graphs:
         chosen, precision = "openvino", "int8" if graphs[0] == "int8" else "auto"
     return ServedModel(name, str(folder.resolve()), fingerprint(folder), chosen, precision)

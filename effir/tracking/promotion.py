@@ -65,9 +65,9 @@ def promote(
         return _overtaken(version, now)
     if force_reason is not None:
         store.client.set_model_version_tag(name, str(version), FORCED, force_reason)
-    store.client.set_registered_model_alias(name, CHAMPION, str(version))
-    if champion is not None:
+    if champion is not None:  # first: a kill in between must not lose which version served before
         store.client.set_registered_model_alias(name, PREVIOUS, str(champion))
+    store.client.set_registered_model_alias(name, CHAMPION, str(version))
     return _checked(store, name, Promotion(version, champion, reasons, promoted=True, notes=notes))
 
 

@@ -290,3 +290,11 @@ def test_an_unknown_model_is_refused_in_one_sentence(tmp_path: Path, model: str,
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
     assert said in result.output
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("segments", ['{"0001": 5}', '["0001"]', '{"0001": [-1]}', '{"0001": [30]}', '{"0001": ["x"]}'])
+def test_a_damaged_manifest_is_one_sentence(made: Path, segments: str) -> None:
+    manifest = made / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "segments": json.loads(segments)}))
+    with pytest.raises(EffirError, match=r"^[^\n]*(name another folder|build it again)$"):
+        DocumentStore(made)
