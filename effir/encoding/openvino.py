@@ -15,6 +15,7 @@ import numpy as np
 from effir.encoding.encoder import Batch, Rows, TextEncoder, Tokens, Vectors
 from effir.encoding.text_reader import TextReader
 from effir.files import require
+from effir.model.prompt_config import transformer_of
 
 GRAPH = "model.xml"
 SINGLE = (16, 32)
@@ -35,7 +36,7 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
     from effir.model.checkpoint import load_model
 
     reader = TextReader.open(retriever)
-    model = PooledDecoder(load_model(retriever)[0], reader.pooling, traced=True).eval()
+    model = PooledDecoder(load_model(transformer_of(retriever))[0], reader.pooling, traced=True).eval()
     graph = _traced(model)
     if texts:
         tokens = reader.read(texts, "document")
