@@ -7,6 +7,7 @@ from pathlib import Path
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import writing
+from effir.model.plain_decoder import reads_otherwise
 from effir.model.prompt_config import read_prompt_config, transformer_of, write_prompt_config
 
 TOKENIZER = ["tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"]
@@ -28,6 +29,8 @@ def install_base_model(source: str, into: Path, cache: Path) -> None:
         draft.mkdir()
         if (found / "modules.json").is_file():  # a sentence-transformers model
             write_prompt_config(read_prompt_config(found, source), draft)
+            if why := reads_otherwise(transformer_of(found)):
+                raise EffirError(f"effir cannot cut {source}, {why}: name the language model in it")
             _copy_folder(transformer_of(found), draft, source)
         elif found.is_dir():
             _copy_folder(found, draft, source)

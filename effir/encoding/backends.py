@@ -3,9 +3,8 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from effir.cpu.precision import TrainingPrecision
 from effir.encoding.encoder import TextEncoder
 from effir.encoding.library import open_library
 from effir.encoding.self_check import EXACT, Checked, check_folder, deviation, fingerprint
@@ -13,6 +12,9 @@ from effir.encoding.text_reader import TextReader
 from effir.errors import EffirError
 from effir.files import require, sha256_of
 from effir.model.prompt_config import transformer_of
+
+if TYPE_CHECKING:
+    from effir.cpu.precision import TrainingPrecision
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
@@ -70,7 +72,7 @@ def _open_own(retriever: Path, backend: Backend, precision: Precision, budget: i
     from effir.model.checkpoint import load_model
 
     model, _ = load_model(transformer_of(retriever))
-    return torch_encoder(model, reader, cast(TrainingPrecision, precision), budget)
+    return torch_encoder(model, reader, cast("TrainingPrecision", precision), budget)
 
 
 def _say_rounding(retriever: Path, precision: Precision, encoder: TextEncoder, cosine: float, off: float) -> None:

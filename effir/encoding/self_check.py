@@ -15,9 +15,9 @@ import numpy as np
 
 from effir.encoding.encoder import TextEncoder, Vectors
 from effir.encoding.library import LibraryEncoder, open_library
-from effir.encoding.plain_decoder import unsupported
 from effir.errors import EffirError
 from effir.files import read_json, sha256_of, state_dir, text_digest, write_json
+from effir.model.plain_decoder import unsupported
 
 EXACT = 1e-5
 """The largest difference of a component of two unit vectors that counts as equal, in float32."""

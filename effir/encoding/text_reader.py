@@ -7,9 +7,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from effir.encoding.plain_decoder import UNLIMITED, max_tokens_of, pooling_of
 from effir.errors import EffirError
 from effir.files import require
+from effir.model.plain_decoder import UNLIMITED, max_tokens_of, pooling_of
 from effir.model.prompt_config import POOLING, prompts_of, retrieval_prompts, transformer_of
 
 

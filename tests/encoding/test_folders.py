@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer, SparseEncoder
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import effir.model.checkpoint  # noqa: F401  registers the cut architectures
 from effir.encoding.backends import open_encoder
 from effir.encoding.library import LibraryEncoder
-from effir.errors import EffirError
 from effir.files import write_json
 from tests.conftest import WORDS, save_tokenizer
 
@@ -169,7 +168,7 @@ FOLDERS: dict[str, tuple[str, dict[str, Any], Callable[[Path], None]]] = {
 BEFORE = {"a prompt named passage": ("q: ", "p: "), "a default prompt": ("a: ", "a: "), "no prompts": ("", "")}
 
 
-def of_library(folder: Path, prompt: str, shortened: bool = False) -> NDArray[np.float32]:
+def of_library(folder: Path, prompt: str) -> NDArray[np.float32]:
     """Encode each text alone by the library, with an explicit prompt, as unit vectors."""
     model = SentenceTransformer(str(folder), model_kwargs={"dtype": "float32"})
     found = [model.encode([text], prompt=prompt, normalize_embeddings=True)[0] for text in TEXTS]

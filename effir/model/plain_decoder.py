@@ -32,7 +32,7 @@ def unsupported(folder: Path) -> str:
         return f"it has no {missing[0]}"
     if (inside / "adapter_config.json").is_file():
         return "it is a LoRA adapter"
-    return _of_model(read_json(inside / "config.json")) or _of_reading(inside) or _of_vectors(folder, modules)
+    return _of_model(read_json(inside / "config.json")) or reads_otherwise(inside) or _of_vectors(folder, modules)
 
 
 def _of_model(config: Mapping[str, Any]) -> str:
@@ -47,7 +47,8 @@ def _of_model(config: Mapping[str, Any]) -> str:
     return "its attention is bidirectional" if bidirectional else ""
 
 
-def _of_reading(inside: Path) -> str:
+def reads_otherwise(inside: Path) -> str:
+    """Say how the Transformer module in the folder ``inside`` reads texts, if not as its tokenizer alone does."""
     if _read(inside / "tokenizer_config.json").get("truncation_side", "right") != "right":
         return "it cuts texts on the left"
     others = {key: value for key, value in reading_of(inside).items() if key != "max_seq_length" and value}
