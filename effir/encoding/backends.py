@@ -43,7 +43,8 @@ def open_encoder(retriever: Path, backend: Backend, precision: Precision, budget
     encoder = _open(retriever, checked, backend, precision, budget)
     if precision != "float32" or backend == "openvino":
         graph = sha256_of(graph_of(retriever, precision)) if backend == "openvino" else ""
-        _say_rounding(retriever, precision, encoder, *deviation(checked, encoder, [content, precision, graph]))
+        cosine, off = deviation(checked, encoder, [content, precision, graph])
+        encoder.about = _said(retriever, backend, precision, encoder.about, cosine, off)
     return encoder
 
 
@@ -75,17 +76,18 @@ def _open_own(retriever: Path, backend: Backend, precision: Precision, budget: i
     return torch_encoder(model, reader, cast("TrainingPrecision", precision), budget)
 
 
-def _say_rounding(retriever: Path, precision: Precision, encoder: TextEncoder, cosine: float, off: float) -> None:
-    """Say the lowest cosine to the exact vectors; EffirError if bfloat16, or a graph in float32, is too far off.
+def _said(retriever: Path, backend: Backend, precision: Precision, about: str, cosine: float, off: float) -> str:
+    """Add the lowest cosine to the exact vectors; EffirError if bfloat16, or a graph in float32, is too far off.
 
-    int8 was measured by nDCG when its graph was exported, and ``auto`` must choose something.
+    Rounded graphs were measured by nDCG when they were exported, and ``auto`` must choose something.
     """
     if off <= EXACT:
-        return
-    said = f"in {precision}, the lowest cosine to the vectors in float32 is {cosine:.4f}"
-    if precision == "float32" or (precision == "bfloat16" and cosine < ROUNDED):
-        fix = "export it again" if precision == "float32" else f"less than {ROUNDED}: use float32"
-        raise EffirError(f"{retriever} is not exact enough: {said}, {fix}")
-    encoder.about = "; ".join(filter(None, (encoder.about, said)))
+        return about
+    said = f"in {precision}, the lowest cosine to the vectors in float32 is {cosine:.5f}"
+    if precision == "float32":
+        raise EffirError(f"the {backend} graph of {retriever} gives other vectors than its weights: export it again")
+    if cosine < ROUNDED and (backend, precision) == ("torch", "bfloat16"):
+        raise EffirError(f"{retriever} is not exact enough: {said}, less than {ROUNDED}: use float32")
     if cosine < ROUNDED:
         print(f"{retriever}: {said}; float32 is exact", file=sys.stderr)
+    return "; ".join(filter(None, (about, said)))

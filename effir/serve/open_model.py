@@ -59,10 +59,8 @@ def open_model(model: ServedModel) -> TextEncoder:
             f"the model of the index, {model.name}, is missing from {folder}: put it back or build the index again"
         )
     if _identity(folder, model.backend, model.precision) != model.fingerprint:
-        raise EffirError(
-            f"the model in {folder} has changed since the index was built, or an older effir, which read fewer of its "
-            "files, built it: build the index again"
-        )
+        also = "An index of an older effir, which read fewer files of a model, must be built again too"
+        raise EffirError(f"the model in {folder} has changed since the index was built: build the index again. {also}")
     return open_encoder(folder, model.backend, model.precision, BATCH_TOKENS)
 
 

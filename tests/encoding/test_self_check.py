@@ -128,9 +128,9 @@ def test_rounding_is_said_and_bfloat16_below_the_limit_is_refused(
     found = {"cosine": 0.9991, "off": 0.01}
     monkeypatch.setattr("effir.encoding.backends.deviation", lambda *_: (found["cosine"], found["off"]))
     about = open_encoder(folder, "torch", "bfloat16", 64).about
-    assert about == "in bfloat16, the lowest cosine to the vectors in float32 is 0.9991"
+    assert about == "in bfloat16, the lowest cosine to the vectors in float32 is 0.99910"
     found["cosine"] = 0.9989
-    with pytest.raises(EffirError, match=r"in bfloat16, .* float32 is 0\.9989, less than 0\.999: use float32"):
+    with pytest.raises(EffirError, match=r"in bfloat16, .* float32 is 0\.99890, less than 0\.999: use float32"):
         open_encoder(folder, "torch", "bfloat16", 64)
     assert "0.9989" in open_encoder(folder, "torch", "auto", 64).about
 
