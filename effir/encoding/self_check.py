@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -87,8 +87,17 @@ def fingerprint(folder: Path) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)
         if name.parts[0] not in ("openvino", "onnx") and not name.parts[0].startswith(".") and path.suffix != ".md":
-            digest.update(f"{name.as_posix()} {sha256_of(path)}\n".encode())
+            state = path.stat()
+            digest.update(
+                f"{name.as_posix()} {_hash(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns)}\n".encode()
+            )
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: Path, *state: int) -> str:
+    """Hash a file once in this process while its size and times stay."""
+    return sha256_of(path)
 
 
 @cache

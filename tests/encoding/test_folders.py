@@ -10,7 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
+from tokenizers import Tokenizer
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -191,3 +192,14 @@ def test_a_folder_gives_the_vectors_of_sentence_transformers(
         np.testing.assert_allclose(encode(TEXTS), expected, atol=1e-5)
         np.testing.assert_allclose(np.concatenate([encode([text]) for text in TEXTS]), expected, atol=1e-5)
     assert encoder.about.startswith("sentence-transformers encodes: it") == (runs == THEIRS)
+
+
+def test_a_model_without_a_transformer_gives_its_own_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tokenizer(tmp_path, bos=False)
+    torch.manual_seed(5)
+    static = StaticEmbedding(Tokenizer.from_file(str(tmp_path / "tokenizer.json")), embedding_dim=8)
+    SentenceTransformer(modules=[static]).save_pretrained(str(tmp_path / "static"), create_model_card=False)
+    encoder = open_encoder(tmp_path / "static", "torch", "float32", 64)
+    np.testing.assert_allclose(encoder.documents(TEXTS), of_library(tmp_path / "static", ""), atol=1e-5)
+    assert len(encoder.reader.read(["abc"], "query")[0]) == 3
