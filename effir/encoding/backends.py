@@ -1,5 +1,6 @@
 """Open a retriever folder in the runtime that encodes with it: the one way from a folder to vectors."""
 
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -84,8 +85,9 @@ def _said(retriever: Path, backend: Backend, precision: Precision, about: str, c
     if off <= EXACT:
         return about
     said = f"in {precision}, the lowest cosine to the vectors in float32 is {cosine:.5f}"
-    if precision == "float32":
-        raise EffirError(f"the {backend} graph of {retriever} gives other vectors than its weights: export it again")
+    if precision == "float32" or math.isinf(off):
+        fix = "export it again, or use the torch backend in float32"
+        raise EffirError(f"{retriever} gives other vectors in {backend}, {precision}, than its weights: {fix}")
     if cosine < ROUNDED and (backend, precision) == ("torch", "bfloat16"):
         raise EffirError(f"{retriever} is not exact enough: {said}, less than {ROUNDED}: use float32")
     if cosine < ROUNDED:

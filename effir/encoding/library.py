@@ -1,6 +1,7 @@
 """Encode by sentence-transformers what effir's own encoder does not run: BERT and T5, Dense modules, other poolings."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,15 @@ def _check_kind(folder: Path) -> None:
 class LibraryEncoder(TextEncoder):
     """Encodes texts by a SentenceTransformer, and scales the vectors to length 1."""
 
-    def __init__(self, model: Any, reader: TextReader, batch: int = BATCH) -> None:
+    def __init__(self, model: Any, reader: TextReader) -> None:
         super().__init__(reader, lambda batches: iter(()), 0)
-        self.model, self.batch = model, batch
+        self.model = model
 
     def limit(self, max_tokens: int) -> None:
         """Truncate texts to at most ``max_tokens`` tokens, if the model does not truncate them earlier."""
         super().limit(max_tokens)
-        self.model.max_seq_length = min(max_tokens, self.reader.max_tokens)
+        with suppress(AttributeError):  # static embeddings read whole texts
+            self.model.max_seq_length = min(max_tokens, self.reader.max_tokens)
 
     def warm(self, texts: int, tokens: int, seconds: float = 10) -> None:
         """Encode one text: the library prepares nothing else."""
@@ -74,5 +76,5 @@ class LibraryEncoder(TextEncoder):
 
     def _encoded(self, texts: Sequence[str], prompt: str, **settings: Any) -> Vectors:
         encode = self.model.encode_query if prompt == "query" else self.model.encode_document
-        before, usual = self.reader.prompts[prompt], {"batch_size": self.batch, "show_progress_bar": False}
+        before, usual = self.reader.prompts[prompt], {"batch_size": BATCH, "show_progress_bar": False}
         return np.ascontiguousarray(encode(list(texts), prompt=before, **usual, **settings), dtype=np.float32)

@@ -1,6 +1,7 @@
 """Does a retriever folder give sentence-transformers' vectors? Found out once for each content of the folder."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ TEXTS = (
     "Größe, naïve, 中文: convolve(a, v, mode='full') returns the discrete, linear convolution of two one-dimensional "
     "sequences. The operator is often seen in signal processing, where it models the effect of a linear system.",
 )
-SPELLED = ("", "  two  spaces\n\tand a tab ", "a 😀 naïve İstanbul ﬁne №5", "x" * 50)
+SPELLED = ("  two  spaces\n\tand a tab ", "a 😀 naïve İstanbul ﬁne №5", "x" * 50)
 """Texts that tokenizers split in several ways."""
 LONGEST = 4096  # a model whose limit is higher is not asked where it truncates
 LIBRARIES = ("sentence-transformers", "tokenizers", "torch", "transformers")
@@ -40,16 +41,17 @@ class Checked:
     why_library: str
     vectors: dict[str, list[list[float]]]
 
-    def difference(self, encoder: TextEncoder) -> float:
-        """Return the largest difference of a component between the vectors found and those of an encoder.
+    def compare(self, encoder: TextEncoder) -> tuple[float, float]:
+        """Compare the vectors found with those of an encoder, for each text alone and for all together.
 
-        Texts are encoded alone and together.
+        Return the lowest cosine, and the largest difference of a component: -1 and infinity where the dimensions differ
+        or a component is not a number.
         """
-        return max(float(np.abs(ours - np.array(self.vectors[kind])).max()) for kind, ours in _ways(encoder))
-
-    def cosine(self, encoder: TextEncoder) -> float:
-        """Return the lowest cosine between the vectors found and those of an encoder."""
-        return min(float((ours * np.array(self.vectors[kind])).sum(axis=1).min()) for kind, ours in _ways(encoder))
+        found = [(ours, np.array(self.vectors[kind])) for kind, ours in _ways(encoder)]
+        if not all(ours.shape == exact.shape and np.isfinite(ours).all() for ours, exact in found):
+            return -1.0, math.inf
+        cosines = np.concatenate([(ours * exact).sum(axis=1) for ours, exact in found])
+        return float(cosines.min()), max(float(np.abs(ours - exact).max()) for ours, exact in found)
 
 
 def check_folder(folder: Path, content: str, open_own: Callable[[], TextEncoder]) -> Checked:
@@ -62,12 +64,9 @@ def check_folder(folder: Path, content: str, open_own: Callable[[], TextEncoder]
 
 
 def deviation(checked: Checked, encoder: TextEncoder, identity: Sequence[str]) -> tuple[float, float]:
-    """Return the lowest cosine of an encoder's vectors to the exact ones, and the largest difference of a component.
-
-    They are remembered by what identifies the encoder.
-    """
-    found = remembered(identity, lambda: {"cosine": checked.cosine(encoder), "off": checked.difference(encoder)})
-    return float(found["cosine"]), float(found["off"])
+    """Return what :meth:`Checked.compare` returns, remembered by what identifies the encoder."""
+    cosine, off = remembered(identity, lambda: {"found": checked.compare(encoder)})["found"]
+    return float(cosine), float(off)
 
 
 def remembered(identity: Sequence[str], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def _check(folder: Path, open_own: Callable[[], TextEncoder]) -> Checked:
         why = why or _why_not_own(checked, open_own, reads, limit)
         if not why:
             return checked
-        if (difference := checked.difference(open_library(folder, "float32"))) > EXACT:
+        if (difference := checked.compare(open_library(folder, "float32"))[1]) > EXACT:
             raise EffirError(
                 f"{folder} gives other vectors each time it is opened, or alone than in a batch (they differ by "
                 f"{difference:.2g}): weights are missing, or its tokenizer pads wrongly. Download or save it again"
@@ -141,7 +140,7 @@ def _why_not_own(
     texts = _texts_for(limit)
     if encoder.reader.max_tokens != limit or any(encoder.reader.read(texts, kind) != reads[kind] for kind in KINDS):
         return "effir's own encoder reads other tokens"
-    difference = checked.difference(encoder)
+    _, difference = checked.compare(encoder)
     return f"the vectors of effir's own encoder differ by {difference:.2g}" if difference > EXACT else ""
 
 

@@ -133,6 +133,22 @@ def test_rounding_is_said_and_bfloat16_below_the_limit_is_refused(
     with pytest.raises(EffirError, match=r"in bfloat16, .* float32 is 0\.99890, less than 0\.999: use float32"):
         open_encoder(folder, "torch", "bfloat16", 64)
     assert "0.9989" in open_encoder(folder, "torch", "auto", 64).about
+    found["off"] = np.inf
+    with pytest.raises(EffirError, match=r"gives other vectors in torch, auto, than its weights: export it again"):
+        open_encoder(folder, "torch", "auto", 64)
+
+
+def test_vectors_that_are_not_numbers_or_of_another_dimension_are_never_equal() -> None:
+    checked = Checked("", {kind: [[1.0, 0.0], [0.0, 1.0]] for kind in ("query", "document")})
+
+    class Encoder:
+        def __init__(self, vectors: Any) -> None:
+            self.queries = self.documents = lambda texts: np.array(vectors)[: len(texts)]
+
+    assert checked.compare(Encoder([[1.0, np.nan], [0.0, 1.0]])) == (-1.0, np.inf)  # type: ignore[arg-type]
+    assert checked.compare(Encoder([[1.0], [0.0]])) == (-1.0, np.inf)  # type: ignore[arg-type]
+    # Alone, both texts get the first vector: for the second text the cosine is 0.8 x 0 + 0.6 x 1, off by 0.8.
+    assert checked.compare(Encoder([[0.8, 0.6], [0.0, 1.0]])) == pytest.approx((0.6, 0.8))  # type: ignore[arg-type]
 
 
 def test_openvino_does_not_run_what_effirs_own_encoder_does_not(bert: Path) -> None:
