@@ -10,6 +10,7 @@ from effir.data.gguf_file import check_tensors, whole_gguf
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import writing
+from effir.model.plain_decoder import reads_otherwise
 from effir.model.prompt_config import PromptConfig, read_prompt_config, transformer_of, write_prompt_config
 from effir.model.shape import read_config
 from effir.model.tokenizer import check_tokenizer
@@ -37,6 +38,8 @@ def install_base_model(source: str, into: Path, cache: Path, *, appends_eos: boo
         if (found / "modules.json").is_file():  # a sentence-transformers model
             config = read_prompt_config(found, source)
             write_prompt_config(config, draft)
+            if why := reads_otherwise(transformer_of(found)):
+                raise EffirError(f"effir cannot cut {source}, {why}: name the language model in it")
             _copy_folder(transformer_of(found), draft, source)
             _say_own(config, source)
         elif found.is_dir():
