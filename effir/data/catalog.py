@@ -39,6 +39,17 @@ PUBLIC = {
 }
 
 
+def qualified_names(wanted: str | Mapping[str, float]) -> tuple[str, ...]:
+    """Return the beginnings of the ids of API documentation in a training collection: its titles are qualified names.
+
+    >>> qualified_names("apidocs"), qualified_names({"apidocs": 1, "fiqa": 1}), qualified_names("fiqa")
+    (('',), ('apidocs/',), ())
+    """
+    if isinstance(wanted, str):
+        return ("",) if wanted in TRAINING else ()
+    return tuple(f"{name}/" for name in wanted if name in TRAINING)
+
+
 def install_training(
     wanted: str | Mapping[str, float], into: Path, *, negatives: int, mirror: str, collections: Sources, cache: Path
 ) -> Collection:
@@ -57,7 +68,7 @@ def install_training(
         collection = mix({name: install(name, parts / name) for name in wanted}, wanted, into)
         shutil.rmtree(parts)
     _require_train(str(wanted), collection)
-    write_negatives(collection, SPLIT, negatives)
+    write_negatives(collection, SPLIT, negatives, qualified_names(wanted))
     return collection
 
 
