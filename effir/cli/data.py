@@ -39,7 +39,7 @@ def check(folder: Path, as_json: bool) -> None:
 
     report = check_collection(folder)
     findings = [{**asdict(each), "kind": each.kind, "cure": each.cure} for each in report.findings]
-    answer({**asdict(report), "findings": findings}, _checked(report), as_json)
+    answer({**asdict(report), "findings": findings, "notes": report.notes}, _checked(report), as_json)
     if report.errors:
         raise click.exceptions.Exit(1)
 
@@ -49,6 +49,7 @@ def _checked(report: "Report") -> str:
     return "\n".join(
         [
             *map(str, sorted(report.findings, key=lambda each: each.kind)),
+            *(f"note: {note}" for note in report.notes),
             f"{report.documents:,} documents, {report.queries:,} queries, with relevance judgements {judged}: "
             f"{errors} errors, {len(report.findings) - errors} warnings",
         ]

@@ -10,6 +10,7 @@ from effir.data.apidocs import Part, install_apidocs
 from effir.data.archives import unpack
 from effir.data.beir import CORPUS, QRELS, QUERIES, Collection, Document, open_collection, write_collection
 from effir.data.examples import MIXTURE, write_negatives
+from effir.data.inspection import Use, inspect_collection
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import read_json, text_digest, write_json, writing
@@ -58,7 +59,7 @@ def install_training(
     def install(name: str, folder: Path) -> Collection:
         if name in TRAINING:
             return install_apidocs(TRAINING[name], folder, cache)
-        return install_collection(name, folder, mirror=mirror, collections=collections, cache=cache)
+        return install_collection(name, folder, mirror=mirror, collections=collections, cache=cache, use="train")
 
     if isinstance(wanted, str):
         collection = install(wanted, into)
@@ -72,20 +73,26 @@ def install_training(
     return collection
 
 
-def install_evaluation(name: str, into: Path, *, mirror: str, collections: Sources, cache: Path) -> Collection:
-    """Install one collection to evaluate on."""
+def install_evaluation(
+    name: str, into: Path, *, train: str | Mapping[str, float], mirror: str, collections: Sources, cache: Path
+) -> Collection:
+    """Install one collection to evaluate on; ``train`` names what is trained on, which must not leak into it."""
     if name in EVALUATION:
         return install_apidocs(EVALUATION[name], into, cache)
-    return install_collection(name, into, mirror=mirror, collections=collections, cache=cache)
+    use: Use = "trained_on" if name in ([train] if isinstance(train, str) else train) else "evaluation"
+    return install_collection(name, into, mirror=mirror, collections=collections, cache=cache, use=use)
 
 
-def install_collection(name: str, into: Path, *, mirror: str, collections: Sources, cache: Path) -> Collection:
+def install_collection(
+    name: str, into: Path, *, mirror: str, collections: Sources, cache: Path, use: Use = "texts"
+) -> Collection:
     """Install a collection into folder ``into``, atomically, and open it.
 
     ``collections`` maps the names of the user's own sets to the source (``effir.data.sources``) of a folder or zip in
     BEIR layout. Any other name is a public BEIR set, ``<mirror>/<name>.zip``. At BEIR's own address its MD5 is checked.
     **From another mirror (https or file://) the bytes are not checked**: to check them, name the set in ``collections``
-    with a ``#sha256=``. EffirError for an unknown name, and for everything that ``fetch`` and ``unpack`` refuse.
+    with a ``#sha256=``. EffirError for an unknown name, faults that make its ``use`` wrong
+    (:func:`effir.data.inspection.inspect_collection`), and for everything that ``fetch`` and ``unpack`` refuse.
     """
     source = _source_of(name, mirror, collections)
     found = fetch(source, cache)
@@ -99,6 +106,7 @@ def install_collection(name: str, into: Path, *, mirror: str, collections: Sourc
             unpack(found, unpacked, UNPACKED_LIMIT)
         _copy_collection(unpacked, draft, named=source)
         shutil.rmtree(draft / "unpacked", ignore_errors=True)
+        inspect_collection(draft, name, use, cache, public=name not in collections)
     return open_collection(into)
 
 
