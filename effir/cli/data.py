@@ -1,5 +1,6 @@
 """`effir data`: a collection of your own."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -85,7 +86,10 @@ def from_pairs(path: Path, into: Path, documents: Path | None, test_share: float
 
 def _make(pairs: "Iterable[Pair]", others: "Iterable[Pair]", into: Path, test_share: float, as_json: bool) -> None:
     from effir.data.pairs import collection_of
+    from effir.sections import NAME
 
+    if not re.match(NAME, into.name):  # DVC breaks on a set's name with an @
+        raise EffirError(f"{into.name!r} cannot name a set: use letters, digits, dots, _ and - in the folder's name")
     if into.exists():
         raise EffirError(f"{into} exists already: remove it, or name another folder")
     collection = collection_of(pairs, others, into, test_share)
