@@ -31,7 +31,7 @@ def _alias(text: str) -> str:
 def _prompt(text: str) -> str:
     """Refuse what a prompt becomes by DVC's ``-S``, which keeps the two characters of an escaped line break."""
     if found := re.search(r"\\[nrt]", text):
-        fix = "write the line break or tab itself: in double quotes in params.yaml, or in the shell as -S $'key=\"a\\nb\"'"
+        fix = "write the character itself: in double quotes in params.yaml, in a shell as -S $'key=\"a\\nb\"'"
         raise ValueError(f"it holds the two characters {found[0]}, {fix}")
     if "${" in text:
         raise ValueError("it holds ${, which DVC takes for a reference to another setting: write it otherwise")

@@ -84,8 +84,8 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
         (
             "register.alias",
             "latest",
-            "register.alias: MLflow reserves `latest`, and `v` with a number, for itself, got 'latest'; it is the alias "
-            "that the new version gets",
+            "register.alias: MLflow reserves `latest`, and `v` with a number, for itself, got 'latest'; it is the "
+            "alias that the new version gets",
         ),
         (
             "register.alias",
@@ -102,8 +102,8 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
         (
             "register.alias",
             "champion",
-            "register.alias: `effir promote` alone sets champion and previous, got 'champion'; it is the alias that the "
-            "new version gets",
+            "register.alias: `effir promote` alone sets champion and previous, got 'champion'; it is the alias that "
+            "the new version gets",
         ),
         (
             "data.eval",
@@ -165,9 +165,7 @@ def test_a_set_with_an_at_sign_is_refused_wherever_it_is_named() -> None:
 def test_a_line_break_in_a_prompt_is_one_and_its_two_characters_are_refused(key: str) -> None:
     prompt = check_params(changed(key, "Instruct: find it\nQuery: ")).retriever.model_dump()[key.partition(".")[2]]
     assert prompt == "Instruct: find it\nQuery: "
-    with pytest.raises(
-        EffirError, match=rf"^{key}: it holds the two characters \\n, write the line break or tab itself"
-    ):
+    with pytest.raises(EffirError, match=rf"^{key}: it holds the two characters \\n, write the character itself"):
         check_params(changed(key, "Instruct: find it\\nQuery: "))
     with pytest.raises(EffirError, match=rf"^{key}: it holds \$\{{, which DVC takes for a reference"):
         check_params(changed(key, "${model.base}: "))

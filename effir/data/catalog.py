@@ -94,7 +94,7 @@ def install_collection(
     with a ``#sha256=``. EffirError for an unknown name, faults that make its ``use`` wrong
     (:func:`effir.data.inspection.inspect_collection`), and for everything that ``fetch`` and ``unpack`` refuse.
     """
-    source = _source_of(name, mirror, collections)
+    source = source_of(name, mirror, collections)
     found = fetch(source, cache)
     if name not in collections and mirror.rstrip("/") == ADDRESS and (md5 := _md5(found)) != PUBLIC[name]:
         found.unlink()
@@ -156,7 +156,8 @@ def _require_train(name: str, collection: Collection) -> None:
         raise EffirError(f"data.train: {name} has no train split, only {', '.join(collection.splits)}: name another")
 
 
-def _source_of(name: str, mirror: str, collections: Sources) -> str:
+def source_of(name: str, mirror: str, collections: Sources) -> str:
+    """Return the source of a set that is not embedded; EffirError lists the names there are."""
     if name in collections:
         return collections[name]
     if name not in PUBLIC:
