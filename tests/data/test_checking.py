@@ -136,3 +136,11 @@ def test_an_incomplete_collection_is_one_sentence(tmp_path: Path) -> None:
     result = effir(str(tmp_path))
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
     assert "is not a BEIR collection: corpus.jsonl is missing" in result.output
+
+
+def test_a_folder_that_cannot_name_a_set_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"query": "q", "positive": "p"}\n')
+    made = CliRunner().invoke(main, ["data", "from-pairs", str(tmp_path / "pairs.jsonl"), str(tmp_path / "a@b")])
+    assert (made.exit_code, made.output.count("\n")) == (2, 1)
+    assert "'a@b' cannot name a set: use letters, digits, dots, _ and - in the folder's name" in made.output
+    assert not (tmp_path / "a@b").exists()
