@@ -99,6 +99,8 @@ def _contradictions(params: Params) -> list[str]:
             "cost" in sets
         ),
         f"data.eval names a set twice ({', '.join(sets)}): name each once": len(set(sets)) < len(sets),
+        f"analyze.drop_texts must be at most analyze.texts ({params.analyze.texts}), got {params.analyze.drop_texts}: "
+        "lower it, or read more texts": params.analyze.drop_texts > params.analyze.texts,
         f"training.negatives must be at most data.negatives ({params.data.negatives}), got {training.negatives}: "
         "mine more or train with fewer": training.negatives > params.data.negatives,
         f"training.examples must be 0 or at least the batch_size of finetune and finetune_full ({batch}), got "

@@ -115,6 +115,11 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
             ["apidocs", "apidocs"],
             "data.eval names a set twice (apidocs, apidocs): name each once",
         ),
+        (
+            "analyze.drop_texts",
+            300,
+            "analyze.drop_texts must be at most analyze.texts (256), got 300: lower it, or read more texts",
+        ),
         ("register", None, "register is missing from params.yaml: a section of settings"),
     ],
 )
