@@ -72,24 +72,30 @@ def _check_batches(train: Collection, params: Params) -> None:
     """Refuse a training whose batches the collection cannot fill: a batch holds each query and each answer once."""
     from effir.data.examples import MIXTURE, highest
 
-    trainings = {
-        "finetune_full": params.finetune_full.steps and params.finetune_full.batch_size,
-        "distill": params.prune.depth and params.distill.steps and params.distill.batch_size,
-        "prune": params.prune.width < 1 and params.prune.steps and params.prune.batch_size,
-        "finetune": params.finetune.steps and params.finetune.batch_size,
-    }
-    largest = max(trainings, key=lambda name: trainings[name])
+    training, batch = _largest_batch(params)
     mixed = (train.folder / MIXTURE).exists()
-    queries, answers = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    different: dict[tuple[str, str], set[str]] = defaultdict(set)
     for query, grades in train.qrels("train").items():
-        part = query.partition("/")[0] if mixed else ""
-        queries[part].add(query)
-        answers[part].update(highest(grades))
-    for part in queries:
-        for kind, found in (("queries", queries[part]), ("answers", answers[part])):
-            if len(found) < trainings[largest]:
-                few = f"{largest}.batch_size is {trainings[largest]}, but data.train has {len(found)} different {kind}"
-                raise EffirError(f"{few}{f' of {part}' if part else ''}: lower it, or add {kind}")
+        of = f" of {query.partition('/')[0]}" if mixed else ""  # a batch comes from one part of a mixture
+        different["queries", of].add(query)
+        different["answers", of].update(highest(grades))
+    for (kind, of), found in different.items():
+        if len(found) < batch:
+            few = f"{training}.batch_size is {batch}, but data.train has {len(found)} different {kind}{of}"
+            raise EffirError(f"{few}: lower it, or add {kind}")
+
+
+def _largest_batch(params: Params) -> tuple[str, int]:
+    """Return the training with the largest batches among those that run, and their size; 0 if none runs."""
+    runs = {
+        "finetune_full": True,
+        "distill": params.prune.depth > 0,
+        "prune": params.prune.method == "slimming" and params.prune.width < 1,
+        "finetune": True,
+    }
+    sections = {name: getattr(params, name) for name, does_run in runs.items() if does_run}
+    sizes = {name: section.batch_size if section.steps else 0 for name, section in sections.items()}
+    return max(sizes.items(), key=lambda each: each[1])
 
 
 def _check_model(params: Params) -> None:
