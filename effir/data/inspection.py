@@ -28,11 +28,10 @@ def inspect_collection(folder: Path, name: str, use: Use, cache: Path, public: b
     split = report.evaluated if evaluates else use
     if wrong := [str(each) for each in report.errors if not public and _matters(each, split, use)]:
         raise EffirError(f"{name} cannot be used: {'; '.join(wrong)}. `effir data check` lists all its faults")
-    said = [*map(str, report.findings), *(report.notes if evaluates else [])]
-    if not is_new:
-        count = len(report.findings)
-        said = [f"{count} kinds of faults, as before; `effir data check` lists them"] if count else []
-    for line in said:
+    said = [str(each) for each in report.findings]
+    if said and not is_new:
+        said = [f"{len(said)} kinds of faults, as before; `effir data check` lists them"]
+    for line in [*said, *(report.notes if evaluates else [])]:
         print(f"{name}: {line}", file=sys.stderr)
 
 
