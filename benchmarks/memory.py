@@ -12,7 +12,7 @@ from benchmarks.processes import apart, forget_peak, peak_memory
 from benchmarks.table import save
 from benchmarks.training import batches, opened
 from effir.cpu.lora_kernel import lora_products
-from effir.cpu.precision import arithmetic, uses_bfloat16
+from effir.model.precision import arithmetic, uses_bfloat16
 from effir.params import load_params
 from effir.training.losses import ranking_loss
 from effir.training.trainer import add_adapters

@@ -17,10 +17,10 @@ from benchmarks.table import ratio, save, times
 from effir.compress.gates import SlimmingLoss, gating
 from effir.cpu import length_bucketing
 from effir.cpu.lora_kernel import lora_products
-from effir.cpu.precision import arithmetic, uses_bfloat16
 from effir.cpu.prepacked_linear import prepack
 from effir.data.examples import load_examples
 from effir.evaluation.speed import alternate
+from effir.model.precision import arithmetic, uses_bfloat16
 from effir.model.retriever import build_retriever
 from effir.model.shape import shape_of
 from effir.params import Params, load_params

@@ -19,6 +19,7 @@ def main(name: str) -> None:
         collection = open_collection(require(EVAL / name))
         encoder = open_encoder(require(RETRIEVER), retriever.backend, retriever.precision, index.batch_tokens)
         identity = {"shard_size": index.shard_size, "backend": retriever.backend, "precision": retriever.precision}
+        identity["computes"] = encoder.computes.arithmetic
         report = build_index(
             ((d.id, d.title, d.content) for d in collection.documents()),
             encoder.documents,

@@ -50,6 +50,7 @@ def main() -> None:
             by_document,
             context=encoders["cut"].reader.mean_tokens(documents),
             threads=torch.get_num_threads(),
+            bfloat16=encoders["served"].computes.metrics(),
         )
         write_json(COST, metrics)
         stage.run.log_metrics({f"cost/{key}": value for key, value in metrics.items()})

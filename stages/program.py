@@ -1,5 +1,6 @@
 """What every stage program shares: checked params, an MLflow run, one-sentence errors, and its end with the parent."""
 
+import logging
 import os
 import signal
 import time
@@ -40,12 +41,13 @@ def running(name: str) -> Iterator[Stage]:
     with checked() as params:
         check_files(name, params)
         required, say = params.tracking.required, partial(click.echo, err=True)
-        if line := progress_of(name, params.data.eval):
+        settings = logged(params)
+        if line := progress_of(name, settings):
             say(line)
         started = time.monotonic()
-        with stage_run(name, logged(params), record_of(name), required, say) as run:
+        with stage_run(name, settings, record_of(name), required, say) as run:
             yield Stage(params, run)
-        remember(name, round(time.monotonic() - started, 1))
+        remember(name, settings, round(time.monotonic() - started, 1))
 
 
 @contextmanager
@@ -54,6 +56,7 @@ def checked() -> Iterator[Params]:
     die_with_parent()
     signal.signal(signal.SIGTERM, _leave)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    show_decisions()
     with refusing():
         params = load_params()
         check_settings(params)
@@ -81,6 +84,14 @@ def locked_hashes() -> dict[str, str]:
     """Return DVC's hash of every output, path to md5, from dvc.lock."""
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+
+
+def show_decisions() -> None:
+    """Show what effir decides about this machine, such as what ``auto`` computes in."""
+    log = logging.getLogger("effir")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
 
 
 def _leave(signum: int, frame: object) -> None:

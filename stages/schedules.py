@@ -1,7 +1,10 @@
 """How each training runs: its section of params.yaml, and the section training that all share."""
 
+from effir.files import read_json, require
+from effir.model.precision import decision
 from effir.params import Params
 from effir.training.trainer import Adapters, Decay, Schedule
+from stages.paths import BASE
 
 Run = tuple[int, int, float]  # steps, batch size, learning rate
 
@@ -35,10 +38,14 @@ def gate_schedule(params: Params) -> Schedule:
 
 
 def _schedule(params: Params, run: Run, order: int, warmup: float, decay: Decay = "cosine") -> Schedule:
-    """Add what all trainings share; ``order`` shuffles the examples differently for each training."""
+    """Add what all trainings share; ``order`` shuffles the examples differently for each training.
+
+    ``auto`` is decided here, so that a training which continues on another machine does not mix two arithmetics.
+    """
     shared = params.training
     every, seed = shared.checkpoint_every, shared.seed + order
-    return Schedule(*run, warmup, decay, shared.max_tokens, shared.precision, every, seed)
+    precision = decision(shared.precision, read_json(require(BASE) / "config.json")).arithmetic
+    return Schedule(*run, warmup, decay, shared.max_tokens, precision, every, seed)
 
 
 def adapters_of(params: Params, rank: int) -> Adapters:

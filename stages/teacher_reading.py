@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from effir.data.examples import load_examples
-from effir.files import checkpoints_for, require
+from effir.files import checkpoints_for, read_json, require
+from effir.model.precision import decision
 from effir.params import Params
 from effir.training.hard_negatives import draw_examples
-from effir.training.teacher_cache import cache_teacher_scores
+from effir.training.teacher_cache import cache_teacher_scores, our_encoder_reads
 from stages.paths import TRAIN
 
 
@@ -14,5 +15,8 @@ def score_training_texts(params: Params, source: str, folder: Path, into: Path) 
     """Score the training queries that are used, with their positives and hard negatives, by the model in ``folder``."""
     count, max_tokens = params.training.examples, params.training.max_tokens
     examples = draw_examples(load_examples(require(TRAIN), "train", params.mined_negatives), count)
-    work = checkpoints_for(into.name, {"max_tokens": max_tokens, "examples": count}, [folder, TRAIN])
+    ours = our_encoder_reads(folder)
+    computes = decision("auto", read_json(folder / "config.json")).arithmetic if ours else "float32"
+    identity = {"max_tokens": max_tokens, "examples": count, "computes": computes}
+    work = checkpoints_for(into.name, identity, [folder, TRAIN])
     cache_teacher_scores(source, folder, examples, into, max_tokens=max_tokens, work=work)

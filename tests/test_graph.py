@@ -19,8 +19,9 @@ from effir.lab.pipeline import stage_that_makes, stages_in_order
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CHECKS = "stages/preflight.py"  # decides nothing that is written, and so does nothing that it imports
-# What no artifact depends on: names of files, the checking of params, errors, atomic writes, MLflow.
+# What no artifact depends on: names of files, the checking of params, errors, atomic writes, threads, MLflow.
 PLUMBING = {
+    "effir/cpu/threads.py",
     "effir/errors.py",
     "effir/files.py",
     "effir/lab/pipeline.py",

@@ -16,6 +16,7 @@ from effir.cli.serve import serve
 from effir.cli.study import study
 from effir.cli.sweep import sweep
 from effir.cli.train import train
+from effir.cpu.threads import limit_threads
 from effir.lab.pipeline import refusing
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -32,6 +33,7 @@ class Effir(click.Group):
 
     def invoke(self, context: click.Context) -> object:
         """Run the command."""
+        limit_threads()
         with refusing():
             return super().invoke(context)
 

@@ -88,12 +88,14 @@ def _change(change: "Callable[[], Promotion]", text: "Callable[[Promotion], str]
 @click.argument("version", required=False)
 @click.option("--force", is_flag=True, help="Promote it against the rules; needs --reason.")
 @click.option("--reason", help="Why it is forced; kept as a tag of the version.")
+@click.option("--seeds", is_flag=True, help="Compare means over the versions that differ only in training.seed.")
 @json_option()
-def promote(version: str | None, force: bool, reason: str | None, as_json: bool) -> None:
+def promote(version: str | None, force: bool, reason: str | None, seeds: bool, as_json: bool) -> None:
     """Make VERSION the champion if it is no worse: register.max_drop, min_speedup and max_kept_share decide.
 
-    VERSION is a number or an alias; without one it is the challenger. A refusal names each reason and ends with status
-    1; so does a promotion that someone else's overtook.
+    The test queries must show that it loses less than register.max_drop; a refusal says how many it would take. VERSION
+    is a number or an alias; without one it is the challenger. A refusal names each reason and ends with status 1; so
+    does a promotion that someone else's overtook.
 
     Example: effir promote 3
     """
@@ -110,9 +112,11 @@ def promote(version: str | None, force: bool, reason: str | None, as_json: bool)
     def said(done: "Promotion") -> str:
         before = "" if done.previous is None else f" in the place of version {done.previous}"
         outcome = f"is now its champion{before}" if done.promoted else f"{stays}:"
-        return "\n- ".join([f"{register.name} version {done.version} {outcome}", *done.reasons])
+        lines = "\n- ".join([f"{register.name} version {done.version} {outcome}", *done.reasons])
+        return "\n".join([lines, *(f"({note})" for note in done.notes)])
 
-    _change(lambda: promote_version(register.name, version or register.alias, rules, reason), said, as_json)
+    which = version or register.alias
+    _change(lambda: promote_version(register.name, which, rules, reason, seeds=seeds), said, as_json)
 
 
 @click.command()

@@ -86,7 +86,7 @@ def _report(found: Any) -> str:
         return f"no trial of {len(found.trials)} meets the target: relax it, or run more --trials"
     return (
         f"the best of {len(found.trials)} trials: {line(found.best)}\n"
-        f"experiment {found.registered} registered it: run `dvc exp apply {found.registered}` to use it here"
+        f"experiment {found.registered} has its version: run `dvc exp apply {found.registered}` to use it here"
     )
 
 

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effir.encoding.text_reader import TextReader
+from effir.model.auto_precision import Decision
 
 Tokens = NDArray[np.int64]
 Rows = NDArray[np.int64]
@@ -34,13 +35,14 @@ def _ignore(count: int) -> None:
 class TextEncoder:
     """Encodes texts by a retriever. A batch has at most ``budget`` tokens, padding included.
 
-    Up to ``few`` short texts take no longer one by one than in one batch.
+    Up to ``few`` short texts take no longer one by one than in one batch. ``computes`` says in which precision.
     """
 
     reader: TextReader
     forward: Forward
     budget: int
     few: int = 1
+    computes: Decision = field(default_factory=lambda: Decision("float32"))
 
     def documents(self, texts: Sequence[str], report: Report = _ignore) -> Vectors:
         """Encode at least one document as unit vectors, shape (texts, hidden)."""

@@ -4,19 +4,22 @@
 """
 
 import logging
-import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from effir.cpu.threads import say_threads, shown_processors, usable_cores
 from effir.encoding.encoder import Batch, Rows, TextEncoder, Tokens, Vectors
 from effir.encoding.text_reader import TextReader
-from effir.files import require
+from effir.files import read_json, require
+from effir.model.auto_precision import ROWS, Arithmetic, Decision, Product, decide, product_of
 
 GRAPH = "model.xml"
+HINTS: Mapping[Arithmetic, str] = {"float32": "f32", "bfloat16": "bf16"}
 SINGLE = (16, 32)
 """Lengths to which a single text is padded. Each has a graph of fixed shape: inferring dynamic shapes at each operator
 takes up to half of a query's time. Longer texts run as batches do."""
@@ -53,10 +56,10 @@ def open_graph(
     nothing from more (benchmarks/results/streams.md, on two cores).
     """
     require(folder / GRAPH)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    usual = 1 if precision == "float32" else cores
+    computes = graph_decision(folder, precision)
+    usual = 1 if precision != "int8" and computes.arithmetic == "float32" else usable_cores()
     graphs = _Graphs(partial(compiled_graph, folder, precision), streams or usual)
-    return TextEncoder(reader, graphs.forward, budget, few=FEW)
+    return TextEncoder(reader, graphs.forward, budget, few=FEW, computes=computes)
 
 
 class _Graphs:
@@ -125,16 +128,59 @@ def compiled_graph(folder: Path, precision: str, length: int | None = None, **se
     import openvino
 
     core = openvino.Core()
-    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    bfloat16 = precision == "bfloat16" or (precision in ("auto", "int8") and native)
-    usual = {
+    usual: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all cores
-        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        "INFERENCE_PRECISION_HINT": HINTS[graph_decision(folder, precision).arithmetic],
     }
+    if (cores := usable_cores()) < shown_processors():  # OpenVINO does not look at a container's quota
+        usual["INFERENCE_NUM_THREADS"] = cores
     graph = core.read_model(str(folder / GRAPH))
     if length:
         graph.reshape({"input_ids": [1, length], "lengths": [1]})
     return core.compile_model(graph, "CPU", {**usual, **settings})
+
+
+def graph_decision(folder: Path, precision: str) -> Decision:
+    """Decide in what the graph in ``folder`` computes, of ``int8`` what is not quantised; ``auto`` is measured."""
+    import openvino
+
+    say_threads()
+    if precision in ("float32", "bfloat16"):
+        return Decision("bfloat16" if precision == "bfloat16" else "float32")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return Decision("float32")
+    config = folder.parents[1] / "config.json"  # of the retriever
+    return _measured(product_of(read_json(config) if config.is_file() else {}))
+
+
+@cache
+def _measured(product: Product) -> Decision:
+    import openvino
+
+    return decide(f"openvino {openvino.__version__}", product, _candidates)
+
+
+def _candidates(product: Product) -> Mapping[Arithmetic, Callable[[], float]]:
+    """Prepare the product in both types, on one thread, which belongs to OpenVINO."""
+    import openvino
+
+    inputs = np.ones((ROWS, product[1]), np.float32)
+    rows = openvino.opset13.parameter(inputs.shape, np.float32)
+    weight = openvino.opset13.constant(np.ones(product, np.float32))
+    graph = openvino.Model([openvino.opset13.matmul(rows, weight, False, True)], [rows], "product")
+
+    def timed(hint: str) -> Callable[[], float]:
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+        request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+
+        def run() -> float:
+            started = time.process_time()
+            request.infer([inputs], share_inputs=True, share_outputs=True)
+            return time.process_time() - started
+
+        return run
+
+    return {name: timed(hint) for name, hint in HINTS.items()}
 
 
 def _traced(model: Any) -> Any:

@@ -5,17 +5,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from effir.cpu.precision import TrainingPrecision, arithmetic
 from effir.cpu.prepacked_linear import prepack
 from effir.encoding.encoder import Batch, TextEncoder, Vectors
 from effir.encoding.pooled_decoder import PooledDecoder
 from effir.encoding.text_reader import TextReader
+from effir.model.precision import TrainingPrecision, decision
 
 
 def torch_encoder(decoder: Any, reader: TextReader, precision: TrainingPrecision, budget: int) -> TextEncoder:
     """Encode by a decoder, on the GPU if there is one; it is changed: prepacked, its last layer computes one token."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = arithmetic(precision)
+    computes = decision(precision, decoder.config)
+    dtype = torch.bfloat16 if computes.arithmetic == "bfloat16" else torch.float32
     model = PooledDecoder(decoder.to(device), reader.pooling).eval()
     for parameter in model.parameters():  # but not the buffers: rounded frequencies give wrong angles at far positions
         parameter.data = parameter.data.to(dtype)
@@ -27,4 +28,4 @@ def torch_encoder(decoder: Any, reader: TextReader, precision: TrainingPrecision
             vectors: Vectors = np.asarray(model(tokens, lengths).cpu())
         return vectors
 
-    return TextEncoder(reader, lambda batches: map(one, batches), budget)
+    return TextEncoder(reader, lambda batches: map(one, batches), budget, computes=computes)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from effir.errors import EffirError
 
 SIGNIFICANT = 0.05
+LEAST_QUERIES = 30
+"""Fewer show nothing: that five scores are equal does not say that the sixth is."""
 _DRAWS_AT_ONCE = 2**20  # bounds the memory of a resampling
 
 Floats = NDArray[np.float64]
@@ -37,6 +39,25 @@ class Ratio:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class NonInferiority:
+    """Whether a mean difference over queries is above ``-margin``: its lower bound, and the queries that would show it.
+
+    ``needed`` supposes that the difference and its spread stay; None where the difference itself is not above.
+    """
+
+    difference: float
+    low: float
+    margin: float
+    queries: int
+    needed: int | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is shown: the lower bound is above, by enough queries."""
+        return self.low > -self.margin and self.queries >= LEAST_QUERIES
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -83,6 +104,43 @@ def paired_test(
     low, high = bootstrap_bounds(differences, samples, seed)
     p = _sign_flip_p(differences, samples, seed)
     return PairedTest(float(differences.mean()), low, high, p, differences.size)
+
+
+def non_inferiority(
+    a: Mapping[str, float],
+    b: Mapping[str, float],
+    margin: float,
+    *,
+    tests: int = 1,
+    samples: int = 10_000,
+    seed: int = 0,
+) -> NonInferiority:
+    """Test whether the mean of ``a`` is less than ``margin`` below that of ``b``, both query id to score (0 to 1).
+
+    The bound is the lower end of the 95 % bootstrap interval of the paired difference, at 1 - 0.05 / ``tests``
+    (Bonferroni). The percentiles are widened for few queries (Hesterberg, 2015, "What Teachers Should Know About the
+    Bootstrap"): by those of t instead of the normal distribution, and by sqrt(n / (n - 1)). EffirError if the two do
+    not score the same queries.
+
+    >>> equal = {f"q{i}": 0.5 for i in range(40)}
+    >>> non_inferiority(equal, equal, 0.01).shown
+    True
+    """
+    from scipy.stats import norm, t
+
+    if a.keys() != b.keys():
+        raise EffirError(f"a paired test needs the same queries on both sides: {len(a.keys() ^ b.keys())} are unpaired")
+    differences = np.array([a[query] - b[query] for query in a])
+    size, tail, mean = differences.size, SIGNIFICANT / tests / 2, float(differences.mean())
+    if size == 1:  # which says nothing about the next one
+        return NonInferiority(mean, -1.0, margin, 1, LEAST_QUERIES if mean > -margin else None)
+    wider = float(norm.cdf(t.ppf(tail, size - 1) * (size / (size - 1)) ** 0.5))
+    low, _ = bootstrap_bounds(differences, samples, seed, 1 - 2 * wider)
+    needed = None
+    if mean > -margin:
+        enough = (float(norm.ppf(tail)) * float(differences.std(ddof=1)) / (mean + margin)) ** 2
+        needed = max(int(np.ceil(enough)), LEAST_QUERIES, size if low > -margin else size + 1)
+    return NonInferiority(mean, low, margin, size, needed)
 
 
 def bootstrap_ratio(

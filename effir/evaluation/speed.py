@@ -105,6 +105,7 @@ def cost_report(
     *,
     context: int,
     threads: int,
+    bfloat16: Mapping[str, float],
 ) -> dict[str, float]:
     """Return what ``metrics/cost.json`` holds; keys that end in ``_base`` are of the base model.
 
@@ -112,7 +113,8 @@ def cost_report(
     text. ``queries`` and ``documents``, from :func:`compare_speed`, time both in the same runtime: ``document_speedup``
     and ``query_speedup`` are the effect of the cut alone. ``served_…`` is what a user gets: the retriever in its own
     backend and precision, ``served``, over the base model by sentence-transformers' defaults, ``usual``. A speed-up
-    above 1 is faster. ``kept_share`` is of the non-embedding parameters.
+    above 1 is faster. ``kept_share`` is of the non-embedding parameters. ``bfloat16`` says in
+    which precision ``served`` computes, and what decided that.
     """
     report: dict[str, float] = {}
     for name, suffix in (("cut", ""), ("base", "_base")):
@@ -135,6 +137,7 @@ def cost_report(
         **_speedup("served_query_speedup", queries, "usual", "served"),
         **_speedup("served_document_speedup", documents, "usual", "served"),
         "threads": threads,
+        **bfloat16,
     }
 
 

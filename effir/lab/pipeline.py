@@ -1,9 +1,10 @@
-"""What dvc.yaml says of the pipeline: its stages in order, which one makes a file, and how long each took last."""
+"""What dvc.yaml says of the pipeline: its stages in order, which one makes a file, and the settings that each reads."""
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def stages_in_order(sets: Sequence[str], pipeline: Path = PIPELINE) -> list[str]
     return found
 
 
+def settings_of(stage: str, params: Mapping[str, Any], pipeline: Path = PIPELINE) -> dict[str, Any]:
+    """Return the keys of ``params`` that a stage reads, by dvc.yaml: whole sections and single keys."""
+    found = {}
+    for name in _stages(pipeline).get(stage, {}).get("params", []):
+        section, _, key = name.partition(".")
+        found[name] = params[section][key] if key else params[section]
+    return found
+
+
 def record_of(stage: str) -> Path:
     """Name the file that holds the record of a stage's last run: ``runs/index@apidocs.json``."""
     return RUNS / f"{stage}.json"
@@ -69,5 +79,9 @@ def _stages(pipeline: Path) -> dict[str, dict[str, Any]]:
     """Stage to its body; of a ``foreach`` what it does for each item."""
     if not pipeline.is_file():
         return {}
-    stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
-    return {name: body.get("do", body) for name, body in stages.items()}
+    return _parsed(pipeline.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(text: str) -> dict[str, dict[str, Any]]:
+    return {name: body.get("do", body) for name, body in yaml.safe_load(text)["stages"].items()}

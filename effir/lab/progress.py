@@ -1,67 +1,63 @@
 """Say where a pipeline stands: which stage of how many, and how many seconds it and the rest are expected to take."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from effir.files import project_root, read_json, write_json
-from effir.lab.pipeline import PIPELINE, RUNS, stages_in_order
+from effir.files import project_root, read_json, text_digest, write_json
+from effir.lab.pipeline import PIPELINE, settings_of, stages_in_order
 
 COMMITTED = Path("reports/stage_seconds.json")
-"""Stage to seconds of a past run, for a clone in which the pipeline has not run yet."""
+"""Stage and settings to seconds of a past run, for a clone in which the pipeline has not run yet."""
 KEPT = Path(".effir/stage_seconds.json")
-"""The same on this machine: DVC removes ``runs/<stage>.json`` before it runs the stage."""
+"""The same on this machine, of the main checkout and its experiments."""
 
 
-def remember(stage: str, seconds: float) -> None:
-    """Keep how long a stage took, for :func:`expected_seconds` of its next run."""
+def remember(stage: str, params: Mapping[str, Any], seconds: float) -> None:
+    """Keep how long a stage took with these params, for :func:`expected_seconds` of its next run."""
     path = project_root() / KEPT
-    write_json(path, {**_read(path), stage: seconds})
+    write_json(path, {**_read(path), _key(stage, params): seconds})
 
 
-def expected_seconds(stage: str, runs: Path = RUNS) -> float | None:
-    """Return the seconds of a stage's last run; None if unknown.
+def expected_seconds(stage: str, params: Mapping[str, Any], pipeline: Path = PIPELINE) -> float | None:
+    """Return the seconds of a stage's last run with the same settings, on any set; None if there was none.
 
-    They are read from ``runs/<stage>.json``, else from what :func:`remember` kept, else from the committed file. A
-    stage that never ran on one set (``index@mine``) is expected to take as long as on another set.
+    They are read from what :func:`remember` kept, else from the committed file.
     """
-    record = runs / f"{stage}.json"
-    if record.exists() and "seconds" in (found := read_json(record)):
-        return float(found["seconds"])
     known = {**_read(COMMITTED), **_read(project_root() / KEPT)}
-    kind, _, item = stage.partition("@")
-    alike = [seconds for name, seconds in known.items() if item and name.partition("@")[0] == kind]
-    return known.get(stage, alike[0] if alike else None)
+    return known.get(_key(stage, params, pipeline))
 
 
-def position(stage: str, sets: Sequence[str], pipeline: Path = PIPELINE, runs: Path = RUNS) -> tuple[int, int, float]:
-    """Return a stage's number (from 1), the number of stages, and the seconds expected for it and all that follow.
+def progress_of(stage: str, params: Mapping[str, Any], pipeline: Path = PIPELINE) -> str:
+    """Write the line of progress of a stage that starts now; empty outside a project, and for stages without a record.
 
-    A stage of unknown duration counts as 0 seconds. A stage that keeps no record has the number 0.
+    ``params`` are those of the run: section to key to value.
     """
-    stages = stages_in_order(sets, pipeline)
-    number = stages.index(stage) + 1 if stage in stages else 0
-    left = stages[number - 1 :] if number else [stage]
-    return number, len(stages), sum(expected_seconds(each, runs) or 0.0 for each in left)
+    stages = stages_in_order(params["data"]["eval"], pipeline)
+    if stage not in stages:
+        return ""
+    number = stages.index(stage) + 1
+    own, *rest = (expected_seconds(each, params, pipeline) for each in stages[number - 1 :])
+    return progress_line(stage, number, len(stages), own, rest)
 
 
-def progress_line(stage: str, number: int, total: int, own: float | None, left: float) -> str:
-    """Write one line of progress; ``own`` and ``left`` are seconds, and ``left`` includes ``own``.
+def progress_line(stage: str, number: int, total: int, own: float | None, rest: list[float | None]) -> str:
+    """Write one line of progress; ``own`` and ``rest`` are seconds of this stage and of those after it.
 
-    >>> progress_line("analyze", 7, 18, 41.2, 760.0)
+    >>> progress_line("analyze", 7, 18, 41.2, [700.0, 20.0])
     '[7/18] analyze: about 40 s; then about 12 min for what follows'
-    >>> progress_line("register", 18, 18, 4.0, 4.0), progress_line("index@mine", 9, 18, None, 0.0)
+    >>> progress_line("finetune", 12, 18, None, [None, 20.0])
+    '[12/18] finetune: at least 20 s for what follows'
+    >>> progress_line("register", 18, 18, 4.0, []), progress_line("index@mine", 9, 18, None, [None])
     ('[18/18] register: about 4 s', '[9/18] index@mine')
     """
-    rest = left - (own or 0.0)
     times = [f"about {shown(own)}"] if own is not None else []
-    times += [f"{'then ' if times else ''}about {shown(rest)} for what follows"] if rest >= 1 else []
+    known = sum(seconds or 0.0 for seconds in rest)
+    if known >= 1:
+        bound = "at least" if None in rest else "about"
+        times.append(f"{'then ' if times else ''}{bound} {shown(known)} for what follows")
     return f"[{number}/{total}] {stage}{': ' if times else ''}{'; '.join(times)}"
-
-
-def progress_of(stage: str, sets: Sequence[str]) -> str:
-    """Write the line of progress of a stage that starts now; empty outside a project with a dvc.yaml."""
-    number, total, left = position(stage, sets)
-    return progress_line(stage, number, total, expected_seconds(stage), left) if number else ""
 
 
 def shown(seconds: float) -> str:
@@ -80,3 +76,10 @@ def shown(seconds: float) -> str:
 
 def _read(path: Path) -> dict[str, float]:
     return dict(read_json(path)) if path.exists() else {}
+
+
+def _key(stage: str, params: Mapping[str, Any], pipeline: Path = PIPELINE) -> str:
+    """Name a stage and its settings, without its set: ``finetune 1f3a5b7c``."""
+    kind = stage.partition("@")[0]
+    settings = json.dumps(settings_of(kind, params, pipeline), sort_keys=True, default=str)
+    return f"{kind} {text_digest(settings)[:8]}"

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from effir.cpu.precision import uses_bfloat16
 from effir.data.catalog import EVALUATION, PUBLIC, TRAINING
 from effir.data.checking import check_collection
 from effir.data.pairs import Pair, collection_of
@@ -17,6 +16,7 @@ from effir.errors import EffirError
 from effir.files import project_root, read_json, sha256_of, write_json, writing
 from effir.lab.budget import PAIR_SECONDS, Budget, budget_for, pace_of
 from effir.lab.pipeline import record_of
+from effir.model.precision import uses_bfloat16
 from effir.params import Params, flatten
 
 TABLES = Path("data/tables")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from effir.cpu.length_bucketing import buckets
-from effir.cpu.precision import TrainingPrecision, arithmetic, uses_bfloat16
 from effir.cpu.prepacked_linear import prepack
 from effir.data.examples import Example
+from effir.model.precision import TrainingPrecision, arithmetic, decision, uses_bfloat16
 from effir.training.trainer import Adapters, Curve, Job, fit_adapters
 
 
@@ -46,7 +46,7 @@ def distill(
     Reads queries and positives, not hard negatives. Returns the loss curve, empty with 0 steps. The linear layers of
     the teacher are prepacked in place (:mod:`effir.cpu.prepacked_linear`).
     """
-    precision = job.schedule.precision
+    precision = decision(job.schedule.precision, teacher[0].model.config).arithmetic
     if job.schedule.steps:
         prepack(teacher[0].model, arithmetic(precision))
     pairs = [replace(example, negatives=()) for example in examples]

@@ -17,9 +17,9 @@ from torch import nn
 from transformers import TrainerCallback
 
 from effir.cpu.lora_kernel import lora_products
-from effir.cpu.precision import TrainingPrecision, arithmetic, uses_bfloat16
 from effir.data.examples import Example
 from effir.errors import EffirError
+from effir.model.precision import TrainingPrecision, arithmetic, uses_bfloat16
 from effir.training.checkpoints import ResumableTrainer, last_checkpoint
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -86,7 +86,8 @@ def fit(model: SentenceTransformer, examples: Sequence[Example], loss: nn.Module
     """
     schedule, logging = job.schedule, _Logging(job.log)
     parts = by_part(examples, schedule.batch_size)
-    with _training_settings(model, schedule.max_tokens), lora_products(model, arithmetic(schedule.precision)):
+    dtype = arithmetic(schedule.precision, model[0].model.config)
+    with _training_settings(model, schedule.max_tokens), lora_products(model, dtype):
         data, args = DatasetDict(parts) if len(parts) > 1 else parts.popitem()[1], _arguments(model, job)
         trainer = ResumableTrainer(model=model, args=args, train_dataset=data, loss=loss, callbacks=[logging])
         last = last_checkpoint(job.checkpoints)
@@ -203,7 +204,7 @@ def _arguments(model: SentenceTransformer, job: Job) -> SentenceTransformerTrain
         learning_rate=schedule.learning_rate,
         lr_scheduler_type=schedule.decay,
         warmup_steps=round(schedule.warmup * schedule.steps),
-        bf16=uses_bfloat16(schedule.precision),
+        bf16=uses_bfloat16(schedule.precision, model[0].model.config),
         use_cpu=not torch.accelerator.is_available(),
         batch_sampler="no_duplicates",
         prompts={"query": query, "positive": document} | {f"negative_{i + 1}": document for i in range(32)},

@@ -119,6 +119,7 @@ def test_the_report_compares_the_cut_with_the_base() -> None:
         {name: Timing(seconds, 9) for name, seconds in documents.items()},
         context=200,
         threads=2,
+        bfloat16={"served_bfloat16": 0.0, "bfloat16_speedup": 0.55},
     )
     assert report == {
         "parameters": 3_400,
@@ -150,4 +151,6 @@ def test_the_report_compares_the_cut_with_the_base() -> None:
         "served_document_speedup_low": 3.0,
         "served_document_speedup_high": 3.0,
         "threads": 2,
+        "served_bfloat16": 0.0,
+        "bfloat16_speedup": 0.55,
     }

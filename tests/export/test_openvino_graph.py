@@ -18,6 +18,7 @@ from effir.encoding.text_reader import TextReader
 from effir.errors import EffirError
 from effir.export import openvino_graph as export
 from effir.export.openvino_graph import QualityLostError, export_graph, ndcg
+from effir.model.auto_precision import Decision
 from effir.model.checkpoint import load_model
 from effir.model.retriever import encode_documents, open_retriever
 from tests.encoding.conftest import TEXTS
@@ -92,13 +93,48 @@ def test_many_batches_of_int8_run_one_a_core_and_keep_their_order(
     folder = retriever(document_prompt="", max_tokens=40)
     export_graph(folder, "int8", TEXTS, dev, 1.0, 64)
     texts = ["x" * (number % 38) + str(number % 10) for number in range(60)]
-    monkeypatch.setattr(openvino.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)  # whatever machine this is
+    monkeypatch.setattr(openvino, "usable_cores", lambda: 2)  # whatever machine this is
     encoder = open_encoder(folder, "openvino", "int8", 64)
     place = folder / "openvino/int8"
     one_stream = openvino.open_graph(place, encoder.reader, "int8", 64, streams=1).documents(texts)
     monkeypatch.setattr(openvino, "padded_single", lambda tokens: pytest.fail("the batches did not run together"))
     for _ in range(2):  # the queue serves again
         np.testing.assert_allclose(encoder.documents(texts), one_stream, atol=1e-5)
+
+
+def test_auto_and_int8_compute_as_the_measurement_of_openvino_says(
+    retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = retriever()
+    export_graph(folder, "float32", (), dev, 1.0, 64)
+    for arithmetic, streams in (("float32", 1), ("bfloat16", 3)):
+        monkeypatch.setattr(openvino, "usable_cores", lambda: 3)
+        monkeypatch.setattr(openvino, "_measured", lambda product, a=arithmetic: Decision(a))
+        place = folder / "openvino/float32"
+        for precision in ("auto", "int8"):
+            graph = openvino.compiled_graph(place, precision)
+            used = graph.get_property("INFERENCE_PRECISION_HINT").to_string()
+            assert used in {"float32": {"f32"}, "bfloat16": {"bf16", "f32"}}[arithmetic]  # f32 where it has no bfloat16
+        assert open_encoder(folder, "openvino", "auto", 64).computes.arithmetic in (arithmetic, "float32")
+        opened = openvino.open_graph(place, TextReader.open(folder), "auto", 64)
+        assert opened.forward.__self__.streams in (streams, 1)  # type: ignore[attr-defined]
+
+
+def test_both_products_that_openvino_is_measured_by_take_time() -> None:
+    found = openvino._candidates((512, 512))
+    assert found.keys() == {"float32", "bfloat16"}
+    assert all(run() >= 0 for run in found.values())
+
+
+def test_a_container_with_few_cores_gets_few_threads(
+    retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = retriever()
+    export_graph(folder, "float32", (), dev, 1.0, 64)
+    monkeypatch.setattr(openvino, "usable_cores", lambda: 1)
+    monkeypatch.setattr(openvino, "shown_processors", lambda: 64)
+    graph = openvino.compiled_graph(folder / "openvino/float32", "float32")
+    assert graph.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def test_outliers_are_found_under_the_names_that_the_graph_has(retriever: Callable[..., Path]) -> None:

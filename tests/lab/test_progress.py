@@ -1,21 +1,23 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from effir.lab.progress import COMMITTED, KEPT, expected_seconds, position, progress_of, remember
+from effir.lab.progress import COMMITTED, KEPT, expected_seconds, progress_of, remember
 
 PIPELINE = """
 stages:
-  download: {cmd: download, outs: [data/train, runs/download.json]}
+  download: {cmd: download, params: [model], outs: [data/train, runs/download.json]}
   index:
     foreach: ${data.eval}
-    do: {cmd: 'index ${item}', outs: ['indexes/${item}', 'runs/index@${item}.json']}
-  register: {cmd: register, outs: [runs/register.json]}
+    do: {cmd: 'index ${item}', params: [index.factory], outs: ['indexes/${item}', 'runs/index@${item}.json']}
+  finetune: {cmd: finetune, params: [finetune], outs: [models/finetuned, runs/finetune.json]}
+  register: {cmd: register, outs: [models/registered]}
 """
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -23,46 +25,50 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(path: Path, value: object) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(value))
+def params(steps: int = 60, sets: tuple[str, ...] = ("one",), threads: int = 0) -> dict[str, dict[str, Any]]:
+    """Settings of a run; no stage reads ``index.threads``."""
+    index = {"factory": "Flat", "threads": threads}
+    return {"model": {"base": "a"}, "data": {"eval": list(sets)}, "index": index, "finetune": {"steps": steps}}
 
 
-def test_a_record_is_newer_than_what_was_remembered_and_that_than_the_committed_file(project: Path) -> None:
-    assert expected_seconds("download") is None
-    write(COMMITTED, {"download": 10.0, "register": 1.0})
-    assert expected_seconds("download") == 10.0
-    remember("download", 20.0)
-    assert (expected_seconds("download"), expected_seconds("register")) == (20.0, 1.0)
-    write(Path("runs/download.json"), {"stage": "download", "seconds": 30.0})
-    assert expected_seconds("download") == 30.0
+def test_a_stage_is_expected_to_take_what_it_took_last_with_the_same_settings() -> None:
+    assert expected_seconds("finetune", params()) is None
+    remember("finetune", params(60), 300.0)
+    remember("finetune", params(4), 9.0)
+    assert (expected_seconds("finetune", params(60)), expected_seconds("finetune", params(4))) == (300.0, 9.0)
+    assert expected_seconds("finetune", params(180)) is None
+    assert expected_seconds("finetune", params(60, threads=4)) == 300.0
+    remember("finetune", params(60), 310.0)
+    assert expected_seconds("finetune", params(60)) == 310.0
 
 
-def test_a_new_set_is_expected_to_take_as_long_as_another(project: Path) -> None:
-    write(COMMITTED, {"index@apidocs": 100.0})
-    assert expected_seconds("index@mine") == 100.0
-    assert expected_seconds("download") is None
+def test_what_this_machine_took_counts_more_than_the_committed_file() -> None:
+    remember("download", params(), 20.0)
+    remember("finetune", params(), 300.0)
+    COMMITTED.parent.mkdir()
+    committed = {key: 2 * seconds for key, seconds in json.loads(KEPT.read_text()).items()}
+    COMMITTED.write_text(json.dumps(committed))
+    assert expected_seconds("download", params()) == 20.0
+    KEPT.unlink()
+    assert expected_seconds("download", params()) == 40.0
 
 
-def test_what_one_stage_took_does_not_replace_what_others_took(project: Path) -> None:
-    remember("download", 20.0)
-    remember("register", 2.0)
-    assert json.loads(KEPT.read_text()) == {"download": 20.0, "register": 2.0}
+def test_a_new_set_is_expected_to_take_as_long_as_another() -> None:
+    remember("index@apidocs", params(), 100.0)
+    assert expected_seconds("index@mine", params()) == 100.0
 
 
-def test_a_position_counts_the_stages_of_every_set_and_sums_what_is_left(project: Path) -> None:
-    write(COMMITTED, {"download": 60.0, "index@one": 100.0, "register": 4.0})
-    assert position("download", ["one", "two"]) == (1, 4, 60.0 + 100.0 + 100.0 + 4.0)
-    assert position("index@two", ["one", "two"]) == (3, 4, 104.0)
-    assert position("register", ["one"]) == (3, 3, 4.0)
+def test_the_line_of_a_stage_counts_the_stages_of_every_set_and_sums_what_is_left() -> None:
+    two = params(sets=("one", "two"))
+    assert progress_of("download", two) == "[1/4] download"
+    for stage, seconds in (("download", 60.0), ("index@one", 100.0)):
+        remember(stage, two, seconds)
+    assert progress_of("download", two) == "[1/4] download: about 60 s; then at least 3 min for what follows"
+    remember("finetune", two, 400.0)
+    assert progress_of("download", two) == "[1/4] download: about 60 s; then about 10 min for what follows"
+    assert progress_of("index@two", two) == "[3/4] index@two: about 2 min; then about 7 min for what follows"
+    assert progress_of("finetune", two) == "[4/4] finetune: about 7 min"
 
 
-def test_a_stage_without_a_record_has_no_number(project: Path) -> None:
-    assert position("other", ["one"]) == (0, 3, 0.0)
-
-
-def test_the_line_of_a_stage_says_what_it_and_the_rest_take(project: Path) -> None:
-    assert progress_of("download", ["one"]) == "[1/3] download"
-    write(COMMITTED, {"download": 41.0, "index@one": 715.0, "register": 4.0})
-    assert progress_of("download", ["one"]) == "[1/3] download: about 40 s; then about 12 min for what follows"
-    assert progress_of("register", ["one"]) == "[3/3] register: about 4 s"
+def test_a_stage_without_a_record_has_no_line() -> None:
+    assert progress_of("register", params()) == ""

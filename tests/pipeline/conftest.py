@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from effir.cli.profiles import use_profiles
 from effir.data.beir import Document, write_collection
+from tests.pipeline.warm import warm_python
 
 HERE = Path(__file__).parents[2]
 # What a pipeline leaves behind: a fresh clone has none of it.
@@ -34,7 +35,7 @@ EOS = "<|end|>"
 # training between two of its checkpoints.
 TINY: Mapping[str, Mapping[str, Any]] = {
     "data": {"train": "tiny", "dev": "tiny", "eval": ["tiny"]},
-    "training": {"checkpoint_every": 2},
+    "training": {"checkpoint_every": 2, "examples": 64},
     "prune": {"depth": 2, "width": 0.75, "multiple_of": 8, "method": "slimming"},
     "finetune": {"steps": 30},
 }
@@ -46,6 +47,16 @@ class Project:
 
     root: Path
     env: Mapping[str, str]
+    python: str = sys.executable
+
+    def warmed(self, python: Path) -> "Project":
+        """Return the clone with stages and effir's commands run by ``python`` of warm.py."""
+        path = os.pathsep.join([str(python.parent), self.env["PATH"]])
+        return replace(self, env={**self.env, "PATH": path}, python=str(python))
+
+    def effir(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of effir to its end, both outputs in ``stdout``."""
+        return self.run(self.python, "-m", "effir.cli", *arguments)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, both outputs in ``stdout``."""
@@ -105,9 +116,17 @@ class Repro:
 
 
 @pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A ``python`` that starts stages in a second; see warm.py."""
+    home = tmp_path_factory.mktemp("warm")
+    with warm_python(home, _environment(home)) as python:
+        yield python
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory, warm: Path) -> Project:
     """A clone in which no stage has run."""
-    return fresh_clone(tmp_path_factory.mktemp("fresh"))
+    return fresh_clone(tmp_path_factory.mktemp("fresh")).warmed(warm)
 
 
 @pytest.fixture(scope="session")
@@ -133,9 +152,9 @@ def repro(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[
 
 
 @pytest.fixture
-def project(repro: Repro) -> Iterator[Project]:
+def project(repro: Repro, warm: Path) -> Iterator[Project]:
     """The project as ``repro`` left it; what a test changes is undone."""
-    yield repro.project
+    yield repro.project.warmed(warm)
     repro.project.restore()
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -51,7 +52,7 @@ def clone(fresh: Project, tmp_path: Path) -> Project:
     small["data"] |= own
     profile.write_text(yaml.safe_dump(small, sort_keys=False), encoding="utf-8")
     environment = Path(sys.prefix)
-    (project.root / ".venv").symlink_to(environment)
+    _link_environment(environment, project.root / ".venv", Path(fresh.python))
     ready = (environment / ".ready").stat().st_mtime if (environment / ".ready").exists() else None
     if ready is None:
         pytest.skip("make's own environment is not this one: run `make test`")
@@ -61,6 +62,20 @@ def clone(fresh: Project, tmp_path: Path) -> Project:
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message", "a clone")
     return project
+
+
+def _link_environment(environment: Path, into: Path, python: Path) -> None:
+    """Make ``into`` this environment by links, except for its ``python``."""
+    (into / "bin").mkdir(parents=True)
+    for path in (*environment.iterdir(), *(environment / "bin").iterdir()):
+        link = into / path.relative_to(environment)
+        if not link.exists():
+            link.symlink_to(path)
+    activate = (environment / "bin/activate").read_text(encoding="utf-8")
+    for name in ("activate", "python"):
+        (into / "bin" / name).unlink()
+    (into / "bin/activate").write_text(activate.replace(str(environment), str(into)), encoding="utf-8")
+    shutil.copy(python, into / "bin/python")
 
 
 def test_every_block_of_the_tutorial_and_of_readme_runs_as_it_stands(clone: Project) -> None:

@@ -149,7 +149,7 @@ def test_another_backend_trains_nothing_again_and_its_graph_travels_in_the_retri
     graph = project.root / "models/retriever/openvino/int8"
     assert sorted(path.name for path in graph.iterdir()) == ["export.json", "model.bin", "model.xml"]
     assert project.json("metrics/cost.json")["served_query_speedup"] > 0
-    assert json.loads(project.succeed(sys.executable, "-m", "effir.cli", "search", "a text", "--json"))
+    assert json.loads(project.succeed(project.python, "-m", "effir.cli", "search", "a text", "--json"))
 
 
 def test_two_queued_experiments_and_a_repro_at_once_write_one_store_and_do_not_mix(project: Project) -> None:
@@ -217,19 +217,19 @@ def _described(data: Mapping[str, Any]) -> dict[str, Any]:
         ("data.eval=[nosuchset]", r"nosuchset"),
     ],
 )
-def test_bad_input_gives_one_sentence_and_spoils_nothing(repro: Repro, setting: str, sentence: str) -> None:
-    done = repro.project.run(sys.executable, "-m", "dvc", "exp", "run", "--set-param", setting)
+def test_bad_input_gives_one_sentence_and_spoils_nothing(project: Project, setting: str, sentence: str) -> None:
+    done = project.run(sys.executable, "-m", "dvc", "exp", "run", "--set-param", setting)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout
     (said,) = re.findall(r"^Error: (.*)$", done.stdout, re.MULTILINE)
     assert re.search(sentence, said), said
-    repro.project.restore()
-    assert repro.project.dvc("status").strip() == UP_TO_DATE
+    project.restore()
+    assert project.dvc("status").strip() == UP_TO_DATE
 
 
 def test_a_missing_stage_output_names_the_command_that_makes_it(project: Project) -> None:
     (project.root / "reports/drop_order.json").unlink()
-    done = project.run(sys.executable, "-m", "stages.prune_depth")
+    done = project.run(project.python, "-m", "stages.prune_depth")
     assert done.returncode == 2
     assert done.stdout.strip().splitlines()[-1] == (
         "Error: reports/drop_order.json is missing: run `dvc repro analyze`"
@@ -238,10 +238,10 @@ def test_a_missing_stage_output_names_the_command_that_makes_it(project: Project
     assert (project.root / "models/depth/config.json").is_file()
 
 
-def test_a_killed_training_leaves_no_process_and_goes_on_from_its_checkpoint(project: Project) -> None:
+def test_a_killed_training_leaves_no_process_and_goes_on_from_its_checkpoint(repro: Repro, project: Project) -> None:
     whole = locked(project)["models/finetuned"]
     forget(project, "finetune")
-    with project.started("repro", "finetune") as dvc:
+    with repro.project.started("repro", "finetune") as dvc:  # by the real Python, not by warm.py
         wait_for(lambda: checkpoint(project) >= 4, 240, "training passes step 4")
         below = psutil.Process(dvc.pid).children(recursive=True)
         dvc.send_signal(signal.SIGKILL)

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 
@@ -41,10 +40,6 @@ def story(server: Server, project: Project) -> Iterator[Project]:
     project.run(sys.executable, "-m", "dvc", "exp", "remove", "thin", "whole")
 
 
-def effir(project: Project, *arguments: str) -> "CompletedProcess[str]":
-    return project.run(sys.executable, "-m", "effir.cli", *arguments)
-
-
 def test_the_story(story: Project) -> None:
     # The tiny model's quality and speed are noise: what makes a challenger worse here is its size.
     set_param(story, "register", "max_kept_share", 0.9)
@@ -52,24 +47,24 @@ def test_the_story(story: Project) -> None:
 
     # A repro: its version is the challenger, and becomes the first champion.
     story.dvc("repro", "--force", "--single-item", "register")
-    assert effir(story, "promote").stdout == f"{MODEL} version 1 is now its champion\n"
+    assert story.effir("promote").stdout == f"{MODEL} version 1 is now its champion\n"
 
     # Two experiments, each with a version of its own.
     story.dvc("exp", "run", "--temp", "--name", "thin", "--set-param", "prune.width=0.5")
     story.dvc("exp", "run", "--temp", "--name", "whole", "-S", "prune.depth=0", "-S", "prune.width=1.0")
-    listed = json.loads(effir(story, "models", "--json").stdout)
+    listed = json.loads(story.effir("models", "--json").stdout)
     assert [(one["version"], one["aliases"]) for one in listed] == [(3, ["challenger"]), (2, []), (1, ["champion"])]
 
     # Side by side, from git and from MLflow alike.
-    compared = json.loads(effir(story, "compare", "workspace", "thin", "whole", "--json").stdout)
+    compared = json.loads(story.effir("compare", "workspace", "thin", "whole", "--json").stdout)
     assert [variant["name"] for variant in compared["variants"]] == ["workspace", "thin", "whole"]
-    found = json.loads(effir(story, "compare", f"models:/{MODEL}/1", f"models:/{MODEL}/3", "--json").stdout)
+    found = json.loads(story.effir("compare", f"models:/{MODEL}/1", f"models:/{MODEL}/3", "--json").stdout)
     by_git = {one["variant"]: one["test"] for one in compared["differences"]}["whole"]
     assert found["differences"][0]["test"]["difference"] == pytest.approx(by_git["difference"])
     assert compared["variants"][2]["cost"]["kept_share"] == 1
 
     # The worse one is refused with its reasons, and nothing moves.
-    refused = effir(story, "promote")
+    refused = story.effir("promote")
     assert refused.returncode == 1
     first, *reasons = refused.stdout.splitlines()
     assert first == f"{MODEL} version 3 stays challenger:"
@@ -79,10 +74,10 @@ def test_the_story(story: Project) -> None:
     )
 
     # Forced with a reason, and rolled back.
-    assert effir(story, "promote", "--force", "--reason", "a demonstration").returncode == 0
-    champion, tags = aliases(story)["champion"], json.loads(effir(story, "models", "--json").stdout)[0]["tags"]
+    assert story.effir("promote", "--force", "--reason", "a demonstration").returncode == 0
+    champion, tags = aliases(story)["champion"], json.loads(story.effir("models", "--json").stdout)[0]["tags"]
     assert (champion, tags["effir.promoted_by_force"]) == (3, "a demonstration")
-    assert effir(story, "rollback").stdout.startswith(f"{MODEL} version 1 is its champion again")
+    assert story.effir("rollback").stdout.startswith(f"{MODEL} version 1 is its champion again")
     assert aliases(story) == {"champion": 1, "challenger": 3}
 
     # The champion serves.
@@ -90,5 +85,5 @@ def test_the_story(story: Project) -> None:
 
 
 def aliases(project: Project) -> dict[str, int]:
-    listed = json.loads(effir(project, "models", "--json").stdout)
+    listed = json.loads(project.effir("models", "--json").stdout)
     return {alias: one["version"] for one in listed for alias in one["aliases"]}

@@ -1,6 +1,5 @@
 """`effir study` and `effir report` over the real pipeline: a fine-tuned model, cut by a list of runs, and its page."""
 
-import sys
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ def test_a_study_of_a_fine_tuned_model_runs_and_is_reported(project: Project) ->
     # The model that the pipeline has just made, a cut retriever, is what is cut again, and its teacher.
     project.succeed("cp", "-rL", "models/retriever", ".effir/teacher")
     (project.root / "studies/tiny.yaml").write_text(STUDY, encoding="utf-8")
-    said = project.succeed(sys.executable, "-m", "effir.cli", "study", "studies/tiny.yaml")
+    said = project.succeed(project.python, "-m", "effir.cli", "study", "studies/tiny.yaml")
     assert "both-3: tiny " in said
     found: Any = project.json("studies/results/tiny.json")
     full, cut, timed = found["rows"]
@@ -61,11 +60,11 @@ def test_a_study_of_a_fine_tuned_model_runs_and_is_reported(project: Project) ->
     assert ".effir/teacher" in params
     assert "data/teacher" in lock
 
-    again = project.succeed(sys.executable, "-m", "effir.cli", "study", "studies/tiny.yaml")
+    again = project.succeed(project.python, "-m", "effir.cli", "study", "studies/tiny.yaml")
     assert "tiny-full:" in said
     assert "tiny-full:" not in again  # no stage ran
     assert project.json("studies/results/tiny.json") == found
-    project.succeed(sys.executable, "-m", "effir.cli", "report")
+    project.succeed(project.python, "-m", "effir.cli", "report")
     page = (project.root / "studies/results/tiny.md").read_text(encoding="utf-8")
     assert page.startswith("# What can a fine-tuned model lose?")
     assert (project.root / "studies/results/tiny.png").stat().st_size > 10_000

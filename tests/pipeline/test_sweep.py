@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.pipeline.conftest import Project
+from tests.pipeline.conftest import Project, Repro
 from tests.pipeline.test_pipeline import Store, alive, wait_for
 
 pytestmark = pytest.mark.pipeline
@@ -22,13 +22,16 @@ def experiments(project: Project) -> dict[str, str]:
     return {ref.rpartition("/")[2]: commit for ref, commit in refs}
 
 
-def test_a_killed_sweep_goes_on_and_ends_with_the_best_trial_that_meets_the_target(project: Project) -> None:
+def test_a_killed_sweep_goes_on_and_ends_with_the_best_trial_that_meets_the_target(
+    repro: Repro, project: Project
+) -> None:
     limit = int(0.8 * project.json("metrics/cost.json")["parameters_base_without_embeddings"])
-    space = ("--vary", "prune.depth=1:3", "--vary", "prune.width=0.5:1.0:0.25")
-    command = [sys.executable, "-m", "effir.cli", "sweep", "--max-parameters", str(limit), *space]
+    space = ("--vary", "prune.width=0.5:0.9:0.1")  # all trials share the stages before the cut
+    command = ["-m", "effir.cli", "sweep", "--max-parameters", str(limit), *space]
     command += ["--trials", "2", "--name", "found", "--json"]
     with (project.root.parent / "sweep.out").open("wb") as output:
-        killed = subprocess.Popen(command, cwd=project.root, env=project.env, stdout=output, stderr=output)
+        real = [sys.executable, *command]  # not warm.py: all its programs must end with it
+        killed = subprocess.Popen(real, cwd=project.root, env=repro.project.env, stdout=output, stderr=output)
     training = project.root / ".effir/sweeps/found/found-1.log"
     wait_for(
         lambda: training.exists() and "Running stage" in training.read_text(), 300, "the first trial is fine-tuned"
@@ -39,7 +42,9 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_best_trial_that_meets_the_targ
     wait_for(lambda: not any(alive(process) for process in below), 10, "its pipeline ends after it")
     before = experiments(project)
 
-    done = subprocess.run(command, cwd=project.root, env=project.env, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [project.python, *command], cwd=project.root, env=project.env, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert [trial["experiment"] for trial in found["trials"]] == ["found-1", "found-2"]

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import subprocess
-import sys
 import time
 from typing import Any
 
@@ -33,7 +32,7 @@ def write_table(project: Project) -> None:
 
 
 def train(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "effir.cli", "train", "docs.csv", "--query", "question", "--document", "answer"]
+    command = [project.python, "-m", "effir.cli", "train", "docs.csv", "--query", "question", "--document", "answer"]
     return subprocess.run(
         [*command, "--test-share", "0.3", "--json", *arguments],
         cwd=project.root,

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from effir.errors import EffirError
+from effir.model.auto_precision import Decision
 from effir.model.prompt_config import PromptConfig, write_prompt_config
 from effir.params import Params, load_params
+from stages.schedules import distill_schedule, finetune_full_schedule, finetune_schedule, gate_schedule
 from stages.settings import retriever_settings
 
 CONFIG = PromptConfig("last", "ask: ", "text: ", ("document", "query"))
@@ -54,3 +56,17 @@ def test_a_base_with_several_prompts_or_none_of_its_own_is_one_sentence(base: Pa
     ):
         retriever_settings(params(**OWN))
     assert retriever_settings(params(**OWN | {"query_prompt": "q: "}))["query_prompt"] == "q: "
+
+
+def test_a_schedule_holds_the_precision_that_auto_was_decided_to_be(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A schedule names the folder of its checkpoints: another decision must not continue them.
+    (base / "config.json").write_text('{"hidden_size": 4096, "intermediate_size": 4096}')
+    monkeypatch.setattr("stages.schedules.BASE", base)
+    everything = (finetune_full_schedule, distill_schedule, gate_schedule, finetune_schedule)
+    for decided in ("float32", "bfloat16"):
+        monkeypatch.setattr("effir.model.precision._multiplies_natively", lambda: True)
+        monkeypatch.setattr("effir.model.precision._measured", lambda product, d=decided: Decision(d))
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        assert {schedule(params()).precision for schedule in everything} == {decided}

@@ -48,6 +48,7 @@ def test_the_story_of_a_champion(project: Path, register: Callable[..., int]) ->
 
     register(0.6)
     better = json.loads(effir("promote", "--json").output)
+    assert better.pop("notes")[0].startswith("one seed was compared with one seed")
     assert better == {"version": 3, "previous": 1, "reasons": [], "promoted": True}
     listed = json.loads(effir("models", "--json").output)
     assert [(one["version"], one["aliases"]) for one in listed] == [
@@ -56,6 +57,42 @@ def test_the_story_of_a_champion(project: Path, register: Callable[..., int]) ->
         (1, ["previous"]),
     ]
     assert listed[1]["metrics"]["apidocs/ndcg_at_10"] == 0.4
+
+
+def test_one_seed_against_one_is_said_and_seeds_are_compared_by_their_means(
+    project: Path, register: Callable[..., int]
+) -> None:
+    for seed, (champion, challenger) in enumerate([(0.50, 0.48), (0.50, 0.58), (0.50, 0.50)]):
+        register(champion, recipe="old", seed=seed)  # versions 1, 3 and 5
+        register(challenger, recipe="new", seed=seed)  # 2, 4 and 6
+    open_store().client.set_registered_model_alias(NAME, "champion", "1")
+    alone = effir("promote", "2")
+    assert alone.exit_code == 1
+    _, reason, note = alone.output.splitlines()
+    assert reason == (
+        "- apidocs: nDCG@10 is 0.020 below version 1's, which is not less than register.max_drop = 0.01 (30 queries)"
+    )
+    assert note == (
+        "(one seed was compared with one seed, and another training.seed changes nDCG@10 too: run both recipes with "
+        "other seeds, then promote with --seeds)"
+    )
+    joined = effir("promote", "2", "--seeds")  # (0.48 + 0.58 + 0.50) / 3 = 0.52
+    assert (joined.exit_code, joined.output.splitlines()[1]) == (
+        0,
+        "(means over seeds were compared: 3 of version 2, 3 of version 1)",
+    )
+
+
+def test_seeds_that_nobody_ran_cannot_be_compared(project: Path, register: Callable[..., int]) -> None:
+    register(0.5)
+    assert effir("promote").exit_code == 0
+    register(0.6)
+    done = effir("promote", "--seeds")
+    assert (done.exit_code, aliases()["champion"]) == (2, 1)
+    assert done.output == (
+        "Error: versions 2 and 1 have no other seed registered: run their recipes with another training.seed first, "
+        "or leave out --seeds\n"
+    )
 
 
 def test_what_cannot_be_promoted_is_one_sentence_and_status_2(project: Path, register: Callable[..., int]) -> None:

@@ -12,7 +12,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from effir.cpu.precision import uses_bfloat16
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.files import checkpoints_for, resumable, write_json
@@ -333,8 +332,3 @@ def test_checkpoints_go_once_the_block_that_saves_is_through(tmp_path: Path, mon
     with resumable("finetune", {}, []) as again:
         assert again == place
     assert not place.exists()
-
-
-def test_a_precision_that_is_asked_for_is_used_on_any_hardware() -> None:
-    assert uses_bfloat16("bfloat16") is True
-    assert uses_bfloat16("float32") is False
