@@ -46,7 +46,7 @@ def quality_of(documents: Encode, queries: Encode, collection: Collection) -> tu
         query: {names[row]: float(score) for row, score in zip(*found, strict=True)}
         for query, *found in zip(asked, rows, scores, strict=True)
     }
-    quality = evaluate_run(run, collection.qrels(split))
+    quality = evaluate_run(run, collection.qrels(split), collection.copies(split, run))
     each = quality.by_query("ndcg_at_10")
     return summary(quality, bootstrap_bounds(list(each.values()))), {q: round(s, 4) for q, s in each.items()}
 

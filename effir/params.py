@@ -1,6 +1,7 @@
 """What ``params.yaml`` may say: typed and checked; every error names the key and the fix."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,14 @@ def check_params(values: Any) -> Params:
 
 def _contradictions(params: Params) -> list[str]:
     training, batch = params.training, max(params.finetune.batch_size, params.finetune_full.batch_size)
+    sets = params.data.eval
     found = {
+        "data.eval names a set `cost`, but metrics/cost.json is what measure_cost writes: give it another name": (
+            "cost" in sets
+        ),
+        f"data.eval names a set twice ({', '.join(sets)}): name each once": len(set(sets)) < len(sets),
+        f"analyze.drop_texts must be at most analyze.texts ({params.analyze.texts}), got {params.analyze.drop_texts}: "
+        "lower it, or read more texts": params.analyze.drop_texts > params.analyze.texts,
         f"training.negatives must be at most data.negatives ({params.data.negatives}), got {training.negatives}: "
         "mine more or train with fewer": training.negatives > params.data.negatives,
         f"training.examples must be 0 or at least the batch_size of finetune and finetune_full ({batch}), got "
@@ -113,10 +121,12 @@ def _contradictions(params: Params) -> list[str]:
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = tuple(str(part) for part in first["loc"])
+    # Of a union (data.train) that is told which says more than that the value has the type of another member.
+    first = min(error.errors(), key=lambda each: each["type"].endswith("_type"))
+    where = tuple(str(part) for part in first["loc"] if not re.search(r"constrained-|\[", str(part)))
     key = ".".join(where) or "params.yaml"
-    problem = first["msg"][0].lower() + first["msg"][1:]
+    reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    problem = reason if first["type"] == "value_error" else reason[0].lower() + reason[1:]
     if first["type"] == "extra_forbidden":
         return f"{key} is not a key of params.yaml: remove it or correct its name"
     if first["type"] == "missing":

@@ -1,8 +1,9 @@
 """The sections of ``params.yaml``: every key, its type, and what it means."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Points = Annotated[float, Field(ge=0, lt=1)]
@@ -12,7 +13,33 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]
 Batch = Annotated[int, Field(ge=2)]
 Tokens = Annotated[int, Field(ge=8)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+def _alias(text: str) -> str:
+    """Return what MLflow takes as an alias, and what `effir promote` does not set itself."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", text):
+        raise ValueError("MLflow takes letters, digits, _ and - in an alias")
+    if text.lower() == "latest" or re.fullmatch(r"[vV]\d+", text):
+        raise ValueError("MLflow reserves `latest`, and `v` with a number, for itself")
+    if text in ("champion", "previous"):
+        raise ValueError("`effir promote` alone sets champion and previous")
+    return text
+
+
+def _prompt(text: str) -> str:
+    """Refuse what a prompt becomes by DVC's ``-S``, which keeps the two characters of an escaped line break."""
+    if found := re.search(r"\\[nrt]", text):
+        fix = "write the character itself: in double quotes in params.yaml, in a shell as -S $'key=\"a\\nb\"'"
+        raise ValueError(f"it holds the two characters {found[0]}, {fix}")
+    if "${" in text:
+        raise ValueError("it holds ${, which DVC takes for a reference to another setting: write it otherwise")
+    return text
+
+
+Alias = Annotated[str, AfterValidator(_alias)]
+Prompt = Annotated[str, AfterValidator(_prompt)]
 
 BATCH = "queries in a batch, two or more: the others' documents are the negatives"
 RATE, RANK = "the peak learning rate of the adapters", "the rank of the adapters"
@@ -121,8 +148,8 @@ class RetrieverParams(Section):
     pooling: Literal["last", "mean", "base"] = Field(
         description="last (the appended EOS), mean, or base: as the base model, a retriever already, does"
     )
-    query_prompt: str | None = Field(description="the text before each query; null: the base model's own")
-    document_prompt: str | None = Field(description="the text before each document; null: the base model's own")
+    query_prompt: Prompt | None = Field(description="the text before each query; null: the base model's own")
+    document_prompt: Prompt | None = Field(description="the text before each document; null: the base model's own")
     max_tokens: Tokens = Field(description="the length at which a text is truncated, in tokens")
     backend: Literal["torch", "openvino"] = Field(description="torch or openvino")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(description="auto, float32, bfloat16 or int8")
@@ -169,7 +196,7 @@ class RegisterParams(Section):
     """Where the result is kept, and what promotes it."""
 
     name: Name = Field(description="the registered model")
-    alias: Name = Field(description="the alias that the new version gets")
+    alias: Alias = Field(description="the alias that the new version gets")
     version: bool = Field(description="true or false: whether a version is registered, not only the run completed")
     max_drop: Points = Field(description="points of nDCG@10, 0 to 1, that may be lost")
     min_speedup: NotNegative = Field(description="the least speed-up on documents over the base model")

@@ -19,9 +19,9 @@ def main(name: str) -> None:
         evaluate = stage.params.evaluate
         collection = open_collection(require(EVAL / name))
         split = collection.evaluation_split()
-        # One result more than asked: BEIR leaves out a document that has the query's own id.
+        # One result more than asked: a query that is a document too does not count as its own result.
         run = bm25_search(collection.documents(), collection.queries(split), evaluate.depth + 1)
-        quality = evaluate_run(run, collection.qrels(split))
+        quality = evaluate_run(run, collection.qrels(split), collection.copies(split, run))
         ndcg = quality.by_query("ndcg_at_10")
         metrics = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
         write_json(BASELINES / f"{name}.json", {"metrics": metrics, "ndcg_at_10": ndcg})

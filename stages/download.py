@@ -20,7 +20,9 @@ def main() -> None:
         train = install_training(
             data.train, TRAIN, negatives=data.negatives, mirror=data.mirror, collections=data.collections, cache=cache
         )
-        install_evaluation(data.dev, DEV, mirror=data.mirror, collections=data.collections, cache=cache)
+        install_evaluation(
+            data.dev, DEV, train=data.train, mirror=data.mirror, collections=data.collections, cache=cache
+        )
         install_calibration(data.calibration, train, CALIBRATION, cache, data.collections)
 
 

@@ -14,7 +14,9 @@ def main(name: str) -> None:
     """Bring the evaluation set NAME, one of data.eval."""
     with running(f"download_eval@{name}") as stage:
         data, cache = stage.params.data, state_dir("downloads")
-        install_evaluation(name, EVAL / name, mirror=data.mirror, collections=data.collections, cache=cache)
+        install_evaluation(
+            name, EVAL / name, train=data.train, mirror=data.mirror, collections=data.collections, cache=cache
+        )
 
 
 if __name__ == "__main__":

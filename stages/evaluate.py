@@ -4,7 +4,7 @@ import click
 
 from effir.data.beir import open_collection
 from effir.encoding.backends import open_encoder
-from effir.evaluation.metrics import evaluate_run, summary
+from effir.evaluation.metrics import as_run, evaluate_run, summary
 from effir.evaluation.significance import bootstrap_bounds
 from effir.files import read_json, require, write_json
 from effir.index.faiss_index import open_index
@@ -23,10 +23,10 @@ def main(name: str) -> None:
         split = collection.evaluation_split()
         queries, budget = collection.queries(split), stage.params.index.batch_tokens
         encoder = open_encoder(require(RETRIEVER), retriever.backend, retriever.precision, budget)
-        # One result more than asked: BEIR leaves out a document that has the query's own id.
+        # One result more than asked: a query that is a document too does not count as its own result.
         results = index.search(encoder.queries(list(queries.values())), evaluate.depth + 1)
-        run = {q: {hit.id: hit.score for hit in hits} for q, hits in zip(queries, results, strict=True)}
-        quality = evaluate_run(run, collection.qrels(split))
+        run = as_run(queries, results)
+        quality = evaluate_run(run, collection.qrels(split), collection.copies(split, run))
         ndcg = quality.by_query("ndcg_at_10")
         metrics = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
         metrics["bm25_ndcg_at_10"] = bm25["metrics"]["ndcg_at_10"]

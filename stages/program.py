@@ -20,6 +20,7 @@ from effir.params import Params, load_params
 from effir.process import die_with_parent
 from effir.tracking.stage_run import WITHOUT, StageRun, stage_run
 from effir.tracking.store import StoreError, reaching
+from stages.preflight import check_files, check_settings
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Stage:
 def running(name: str) -> Iterator[Stage]:
     """Run a stage's body: ``name`` is the stage in dvc.yaml, its MLflow run is recorded in ``runs/<name>.json``."""
     with checked() as params:
+        check_files(name, params)
         required, say = params.tracking.required, partial(click.echo, err=True)
         settings = logged(params)
         if line := progress_of(name, settings):
@@ -56,7 +58,9 @@ def checked() -> Iterator[Params]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     show_decisions()
     with refusing():
-        yield load_params()
+        params = load_params()
+        check_settings(params)
+        yield params
 
 
 @contextmanager

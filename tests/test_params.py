@@ -81,6 +81,45 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
             None,
             "prune.depth is missing from params.yaml: the number of sublayers to drop",
         ),
+        (
+            "register.alias",
+            "latest",
+            "register.alias: MLflow reserves `latest`, and `v` with a number, for itself, got 'latest'; it is the "
+            "alias that the new version gets",
+        ),
+        (
+            "register.alias",
+            "v2",
+            "register.alias: MLflow reserves `latest`, and `v` with a number, for itself, got 'v2'; it is the alias "
+            "that the new version gets",
+        ),
+        (
+            "register.alias",
+            "best.one",
+            "register.alias: MLflow takes letters, digits, _ and - in an alias, got 'best.one'; it is the alias that "
+            "the new version gets",
+        ),
+        (
+            "register.alias",
+            "champion",
+            "register.alias: `effir promote` alone sets champion and previous, got 'champion'; it is the alias that "
+            "the new version gets",
+        ),
+        (
+            "data.eval",
+            ["apidocs", "cost"],
+            "data.eval names a set `cost`, but metrics/cost.json is what measure_cost writes: give it another name",
+        ),
+        (
+            "data.eval",
+            ["apidocs", "apidocs"],
+            "data.eval names a set twice (apidocs, apidocs): name each once",
+        ),
+        (
+            "analyze.drop_texts",
+            300,
+            "analyze.drop_texts must be at most analyze.texts (256), got 300: lower it, or read more texts",
+        ),
         ("register", None, "register is missing from params.yaml: a section of settings"),
     ],
 )
@@ -119,6 +158,22 @@ def test_a_value_inside_a_list_or_mapping_is_named_by_its_place() -> None:
         check_params(changed("data.eval", ["apidocs", "../up"]))
     with pytest.raises(EffirError, match=r"^data\.collections\.mine: .*got 3; it is own collections"):
         check_params(changed("data.collections", {"mine": 3}))
+
+
+def test_a_set_with_an_at_sign_is_refused_wherever_it_is_named() -> None:
+    for key, value in [("data.eval", ["a@b"]), ("data.dev", "a@b"), ("data.train", {"a@b": 1.0})]:
+        with pytest.raises(EffirError, match=rf"^{key.replace('.', '[.]')}.*string should match pattern.*'a@b'"):
+            check_params(changed(key, value))
+
+
+@pytest.mark.parametrize("key", ["retriever.query_prompt", "retriever.document_prompt"])
+def test_a_line_break_in_a_prompt_is_one_and_its_two_characters_are_refused(key: str) -> None:
+    prompt = check_params(changed(key, "Instruct: find it\nQuery: ")).retriever.model_dump()[key.partition(".")[2]]
+    assert prompt == "Instruct: find it\nQuery: "
+    with pytest.raises(EffirError, match=rf"^{key}: it holds the two characters \\n, write the character itself"):
+        check_params(changed(key, "Instruct: find it\\nQuery: "))
+    with pytest.raises(EffirError, match=rf"^{key}: it holds \$\{{, which DVC takes for a reference"):
+        check_params(changed(key, "${model.base}: "))
 
 
 def test_numbers_that_arrive_as_text_are_numbers() -> None:

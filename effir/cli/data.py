@@ -1,5 +1,6 @@
 """`effir data`: a collection of your own."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,7 @@ def check(folder: Path, as_json: bool) -> None:
 
     report = check_collection(folder)
     findings = [{**asdict(each), "kind": each.kind, "cure": each.cure} for each in report.findings]
-    answer({**asdict(report), "findings": findings}, _checked(report), as_json)
+    answer({**asdict(report), "findings": findings, "notes": report.notes}, _checked(report), as_json)
     if report.errors:
         raise click.exceptions.Exit(1)
 
@@ -49,6 +50,7 @@ def _checked(report: "Report") -> str:
     return "\n".join(
         [
             *map(str, sorted(report.findings, key=lambda each: each.kind)),
+            *(f"note: {note}" for note in report.notes),
             f"{report.documents:,} documents, {report.queries:,} queries, with relevance judgements {judged}: "
             f"{errors} errors, {len(report.findings) - errors} warnings",
         ]
@@ -84,7 +86,10 @@ def from_pairs(path: Path, into: Path, documents: Path | None, test_share: float
 
 def _make(pairs: "Iterable[Pair]", others: "Iterable[Pair]", into: Path, test_share: float, as_json: bool) -> None:
     from effir.data.pairs import collection_of
+    from effir.sections import NAME
 
+    if not re.match(NAME, into.name):  # DVC breaks on a set's name with an @
+        raise EffirError(f"{into.name!r} cannot name a set: use letters, digits, dots, _ and - in the folder's name")
     if into.exists():
         raise EffirError(f"{into} exists already: remove it, or name another folder")
     collection = collection_of(pairs, others, into, test_share)

@@ -5,7 +5,7 @@
 `docs/decisions/0017-beir.md` says why BEIR's own loader does not read it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from effir.files import read_jsonl, write_jsonl, writing
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
 HEADER = ("query-id", "corpus-id", "score")
+SELF_RETRIEVAL = ("arguana", "quora")  # BEIR's sets in which a document with a query's id is that query
 LAYOUT = "corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
 
 
@@ -34,6 +35,10 @@ class Document:
         'Cells divide.'
         """
         return f"{self.title} {self.text}".strip()
+
+    def is_copy_of(self, query: str) -> bool:
+        """Return whether ``query`` is this text, with or without the title; case and spaces are ignored."""
+        return folded(query) in (folded(self.text), folded(self.content))
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,32 @@ class Collection:
                     raise EffirError(f"{path}, line {number}, is not {wanted}: correct or remove it") from None
         return found
 
+    def copies(self, split: str, run: Mapping[str, Container[str]]) -> set[str]:
+        """Return the queries that are documents too and find themselves: in ``run`` (query id to document ids).
+
+        Ids of queries and of documents may be unrelated (both count from 1), so a document with a query's id is the
+        query only if it has its text and is not judged relevant, or in the sets :data:`SELF_RETRIEVAL`.
+        """
+        found = {query for query, hits in run.items() if query in hits}
+        if not found or self.folder.name in SELF_RETRIEVAL:
+            return found
+        texts, qrels = self.queries(split), self.qrels(split)
+        alike = (d for d in self.documents() if d.id in found and d.is_copy_of(texts[d.id]))
+        return {d.id for d in alike if qrels[d.id].get(d.id, 0) <= 0}
+
     def _qrels_file(self, split: str) -> Path:
         if split not in self.splits:
             raise EffirError(f"{self.folder} has no split {split!r}: choose one of {', '.join(self.splits)}")
         return self.folder / QRELS / f"{split}.tsv"
+
+
+def folded(text: str) -> str:
+    """Return a text without differences of case and spaces.
+
+    >>> folded(" Do  CELLS divide?")
+    'do cells divide?'
+    """
+    return " ".join(text.casefold().split())
 
 
 def open_collection(folder: Path, named: str = "") -> Collection:

@@ -10,6 +10,7 @@ from effir.data.apidocs import Part, install_apidocs
 from effir.data.archives import unpack
 from effir.data.beir import CORPUS, QRELS, QUERIES, Collection, Document, open_collection, write_collection
 from effir.data.examples import MIXTURE, write_negatives
+from effir.data.inspection import Use, inspect_collection
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import read_json, scratch, text_digest, write_json, writing
@@ -39,6 +40,17 @@ PUBLIC = {
 }
 
 
+def qualified_names(wanted: str | Mapping[str, float]) -> tuple[str, ...]:
+    """Return the beginnings of the ids of API documentation in a training collection: its titles are qualified names.
+
+    >>> qualified_names("apidocs"), qualified_names({"apidocs": 1, "fiqa": 1}), qualified_names("fiqa")
+    (('',), ('apidocs/',), ())
+    """
+    if isinstance(wanted, str):
+        return ("",) if wanted in TRAINING else ()
+    return tuple(f"{name}/" for name in wanted if name in TRAINING)
+
+
 def install_training(
     wanted: str | Mapping[str, float], into: Path, *, negatives: int, mirror: str, collections: Sources, cache: Path
 ) -> Collection:
@@ -50,7 +62,7 @@ def install_training(
     def install(name: str, folder: Path) -> Collection:
         if name in TRAINING:
             return install_apidocs(TRAINING[name], folder, cache)
-        return install_collection(name, folder, mirror=mirror, collections=collections, cache=cache)
+        return install_collection(name, folder, mirror=mirror, collections=collections, cache=cache, use="train")
 
     with writing(into) as draft:
         try:
@@ -60,28 +72,34 @@ def install_training(
                 with scratch(cache / "parts") as parts:
                     collection = mix({name: install(name, parts / name) for name in wanted}, wanted, draft)
             _require_train(str(wanted), collection)
-            write_negatives(collection, SPLIT, negatives)
+            write_negatives(collection, SPLIT, negatives, qualified_names(wanted))
         except EffirError as error:
             raise EffirError(str(error).replace(str(draft), str(into))) from None
     return open_collection(into)
 
 
-def install_evaluation(name: str, into: Path, *, mirror: str, collections: Sources, cache: Path) -> Collection:
-    """Install one collection to evaluate on."""
+def install_evaluation(
+    name: str, into: Path, *, train: str | Mapping[str, float], mirror: str, collections: Sources, cache: Path
+) -> Collection:
+    """Install one collection to evaluate on; ``train`` names what is trained on, which must not leak into it."""
     if name in EVALUATION:
         return install_apidocs(EVALUATION[name], into, cache)
-    return install_collection(name, into, mirror=mirror, collections=collections, cache=cache)
+    use: Use = "trained_on" if name in ([train] if isinstance(train, str) else train) else "evaluation"
+    return install_collection(name, into, mirror=mirror, collections=collections, cache=cache, use=use)
 
 
-def install_collection(name: str, into: Path, *, mirror: str, collections: Sources, cache: Path) -> Collection:
+def install_collection(
+    name: str, into: Path, *, mirror: str, collections: Sources, cache: Path, use: Use = "texts"
+) -> Collection:
     """Install a collection into folder ``into``, atomically, and open it.
 
     ``collections`` maps the names of the user's own sets to the source (``effir.data.sources``) of a folder or zip in
     BEIR layout. Any other name is a public BEIR set, ``<mirror>/<name>.zip``. At BEIR's own address its MD5 is checked.
     **From another mirror (https or file://) the bytes are not checked**: to check them, name the set in ``collections``
-    with a ``#sha256=``. EffirError for an unknown name, and for everything that ``fetch`` and ``unpack`` refuse.
+    with a ``#sha256=``. EffirError for an unknown name, faults that make its ``use`` wrong
+    (:func:`effir.data.inspection.inspect_collection`), and for everything that ``fetch`` and ``unpack`` refuse.
     """
-    source = _source_of(name, mirror, collections)
+    source = source_of(name, mirror, collections)
     found = fetch(source, cache)
     if name not in collections and mirror.rstrip("/") == ADDRESS and (md5 := _md5(found)) != PUBLIC[name]:
         found.unlink()
@@ -93,6 +111,7 @@ def install_collection(name: str, into: Path, *, mirror: str, collections: Sourc
             unpack(found, unpacked, UNPACKED_LIMIT)
         _copy_collection(unpacked, draft, named=source)
         shutil.rmtree(draft / "unpacked", ignore_errors=True)
+        inspect_collection(draft, name, use, cache, public=name not in collections)
     return open_collection(into)
 
 
@@ -142,7 +161,8 @@ def _require_train(name: str, collection: Collection) -> None:
         raise EffirError(f"data.train: {name} has no train split, only {', '.join(collection.splits)}: name another")
 
 
-def _source_of(name: str, mirror: str, collections: Sources) -> str:
+def source_of(name: str, mirror: str, collections: Sources) -> str:
+    """Return the source of a set that is not embedded; EffirError lists the names there are."""
     if name in collections:
         return collections[name]
     if name not in PUBLIC:

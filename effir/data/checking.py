@@ -10,8 +10,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from effir.data.beir import CORPUS, HEADER, QRELS, QUERIES, open_collection, read_by_beir
+from effir.data.beir import CORPUS, HEADER, QRELS, QUERIES, folded, open_collection, read_by_beir
+from effir.data.sample_size import DIFFERENCE, detectable, queries_needed
 from effir.files import can_be_written
+
+LEAK = "query of the train split"
+RANKED, BATCH = 100, 64  # results that the metrics see, and a large batch
 
 Kind = Literal["error", "warning"]
 # A fault, its kind (the pipeline would stop or evaluate wrongly: an error), and how to fix it.
@@ -23,15 +27,21 @@ FAULTS: Mapping[str, tuple[Kind, str]] = {
     "empty text": ("error", "remove the row and its qrels"),
     "duplicate text": ("warning", "keep one document of each text and judge that one: they tie in every ranking"),
     "duplicate question": ("warning", "keep one query of each text, with the qrels of both"),
+    "query in the corpus": ("warning", "no fix is needed: it is left out of its own results, unless judged relevant"),
+    "document with the id of a query": (
+        "warning",
+        "use other ids for queries, e.g. q1: BEIR's own tools leave such a document out of the query's results",
+    ),
     "query without qrels": ("warning", "add qrels or remove the query: it is not used"),
     "no header": ("error", f"begin the file with {' '.join(HEADER)}, tab-separated"),
     "not a relevance judgement": ("error", "write `query id, document id, integer grade`, tab-separated"),
     "no relevance judgements": ("error", "add qrels, or remove the file"),
     "unknown query": ("error", f"add the query to {QUERIES}, or remove its qrels"),
     "unknown document": ("error", f"add the document to {CORPUS}, or remove its qrels: it can never be found"),
-    "duplicate relevance judgement": ("warning", "keep one row for each pair: the last one counts"),
+    "duplicate relevance judgement": ("warning", "keep one row for each pair"),
+    "two grades for one pair": ("error", "keep one row for each pair: the last one would count"),
     "query without answer": ("warning", "add a grade above 0, or remove the query: it always scores 0"),
-    "query of the train split": ("error", "keep the query in one split: training queries must not be evaluated"),
+    LEAK: ("error", "keep the query in one split: training queries must not be evaluated"),
     "query of another split": ("warning", "keep the query in one split"),
     "BEIR reads something else": ("warning", "remove quotation marks and empty lines, write each `_id` as a string"),
 }
@@ -63,11 +73,12 @@ class Finding:
 
 @dataclass
 class Report:
-    """The sizes of a collection, and its faults."""
+    """The sizes of a collection (by split: queries with qrels, different relevant documents), and its faults."""
 
     documents: int = 0
     queries: int = 0
     judged: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def note(self, file: str, fault: str, example: str) -> None:
@@ -83,26 +94,48 @@ class Report:
         """The findings that must be fixed."""
         return [finding for finding in self.findings if finding.kind == "error"]
 
+    @property
+    def evaluated(self) -> str | None:
+        """The split that is evaluated, as :meth:`effir.data.beir.Collection.evaluation_split` chooses it."""
+        return next((split for split in ("test", "dev") if split in self.judged), None)
 
-def check_collection(folder: Path) -> Report:
+    @property
+    def notes(self) -> list[str]:
+        """What the sizes allow: one sentence each."""
+        found = []
+        if self.evaluated and (queries := self.judged[self.evaluated]):
+            found.append(
+                f"{queries:,} {self.evaluated} queries: a paired test detects differences of nDCG@10 of about "
+                f"{detectable(queries):.2f} and more; a difference of {DIFFERENCE} needs about "
+                f"{queries_needed(DIFFERENCE):,} queries"
+            )
+        if self.documents <= RANKED:
+            found.append(f"{self.documents} documents: Recall@{RANKED} is 1 for every model, so add documents")
+        if (answers := self.answers.get("train", 0)) < min(BATCH, self.judged.get("train", 0)):
+            found.append(f"the train queries have {answers} different answers: batch_size can be at most that")
+        return found
+
+
+def check_collection(folder: Path, by_beir: bool = True) -> Report:
     """Read a collection once and report every fault; EffirError if a file of the layout is missing.
 
-    The corpus is streamed: only ids and digests are kept.
+    The corpus is streamed: only ids and digests are kept. ``by_beir`` reads queries and qrels by BEIR's loader too,
+    whose import takes seconds.
     """
     collection, report = open_collection(folder), Report()
     splits = collection.splits
-    documents = set(_texts(folder / CORPUS, report))
     queries = _texts(folder / QUERIES, report)
+    documents = set(_texts(folder / CORPUS, report, queries))
     report.documents, report.queries = len(documents), len(queries)
     judged = {split: _judged(folder / QRELS / f"{split}.tsv", documents, queries, report) for split in splits}
     report.judged = {split: len(found) for split, found in judged.items()}
     for query in sorted(queries.keys() - set().union(*judged.values())):
         report.note(QUERIES, "query without qrels", repr(query))
     for one, other in combinations(sorted(judged, key=lambda split: split != "train"), 2):
-        fault = "query of the train split" if one == "train" else "query of another split"
+        fault = LEAK if one == "train" else "query of another split"
         for example in _shared(one, judged[one], judged[other], queries):
             report.note(f"{QRELS}/{other}.tsv", fault, example)
-    for split in [] if report.errors else splits:
+    for split in splits if by_beir and not report.errors else []:
         try:
             agrees = read_by_beir(folder, split) == (collection.queries(split), collection.qrels(split))
         except (LookupError, ValueError, csv.Error):  # an empty line, an integer `_id`, a lone quotation mark
@@ -112,8 +145,11 @@ def check_collection(folder: Path) -> Report:
     return report
 
 
-def _texts(path: Path, report: Report) -> dict[str, bytes]:
-    """Map each id of a file of texts to the digest of its text; case and spaces are ignored."""
+def _texts(path: Path, report: Report, queries: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """Map each id of a file of texts to the digest of its text; case and spaces are ignored.
+
+    Of documents, tell those that have the id of one of the ``queries``.
+    """
     found, seen = dict[str, bytes](), set[bytes]()
     for number, row in _rows(path):
         where = f"line {number}"
@@ -124,8 +160,8 @@ def _texts(path: Path, report: Report) -> dict[str, bytes]:
         elif not all(isinstance(t, str) and can_be_written(t) for t in (row.get("text"), row.get("title", ""))):
             report.note(path.name, "no text", where)
         else:
-            id_, words = str(row["_id"]), f"{row.get('title', '')} {row['text']}".casefold().split()
-            digest = hashlib.blake2b(" ".join(words).encode(), digest_size=16).digest()
+            id_, words = str(row["_id"]), folded(f"{row.get('title', '')} {row['text']}")
+            digest = _digest(words)
             if id_ in found:
                 report.note(path.name, "duplicate _id", f"{id_!r}, {where}")
             elif not words:
@@ -133,9 +169,17 @@ def _texts(path: Path, report: Report) -> dict[str, bytes]:
             elif digest in seen:
                 twice = "duplicate question" if path.name == QUERIES else "duplicate text"
                 report.note(path.name, twice, f"{id_!r}, {where}")
+            if queries and id_ in queries:
+                same = queries[id_] in (digest, _digest(folded(row["text"])))
+                fault = "query in the corpus" if same else "document with the id of a query"
+                report.note(path.name, fault, f"{id_!r}, {where}")
             found.setdefault(id_, digest)
             seen.add(digest)
     return found
+
+
+def _digest(words: str) -> bytes:
+    return hashlib.blake2b(words.encode(), digest_size=16).digest()
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
@@ -168,10 +212,12 @@ def _judged(path: Path, documents: set[str], queries: Mapping[str, bytes], repor
             report.note(name, "unknown query", f"{query!r}, {where}")
         if document not in documents:
             report.note(name, "unknown document", f"{document!r}, {where}")
-        if (query, document) in grades:
-            report.note(name, "duplicate relevance judgement", f"{query!r} and {document!r}, {where}")
-        grades[query, document] = int(cells[2])
+        if (pair := (query, document)) in grades:
+            fault = "duplicate relevance judgement" if grades[pair] == int(cells[2]) else "two grades for one pair"
+            report.note(name, fault, f"{query!r} and {document!r}, {where}")
+        grades[pair] = int(cells[2])
     asked = {query for query, _ in grades}
+    report.answers[path.stem] = len({document for (_, document), grade in grades.items() if grade > 0})
     if not asked:
         report.note(name, "no relevance judgements", "the whole file")
     for query in sorted(asked - {query for (query, _), grade in grades.items() if grade > 0}):

@@ -39,7 +39,7 @@ class Judged:
     qrels: Mapping[str, Mapping[str, int]]
     queries: Mapping[str, frozenset[str]]  # query id to its words
     owners: Mapping[str, tuple[str, ...]]  # document id to the queries it answers best
-    names: Mapping[str, str]  # document id to the last component of its title
+    names: Mapping[str, str]  # document id to the last component of a title that is a qualified name, else ""
     texts: Mapping[str, str]  # document id to a digest of its text
 
     def positives(self, query: str) -> list[str]:
@@ -83,14 +83,14 @@ def similarity(first: frozenset[str], second: frozenset[str]) -> float:
     return len(first & second) / max(1, len(first | second))
 
 
-def write_negatives(collection: Collection, split: str, count: int) -> None:
+def write_negatives(collection: Collection, split: str, count: int, qualified: tuple[str, ...] = ()) -> None:
     """Mine ``count`` hard negatives for each query of ``split`` into ``negatives.jsonl`` beside the corpus.
 
     Rows are ``{query_id, pos_ids, neg_ids}``, negatives hardest first. If BM25 finds too few for a query, other
-    documents, ordered by hash, fill up.
-    EffirError if the corpus is too small to have ``count`` negatives for every query.
+    documents, ordered by hash, fill up. A small corpus may have fewer: a training that needs them all refuses them.
+    Titles are qualified names where the document's id starts with one of ``qualified``.
     """
-    known = judged(collection, split)
+    known = judged(collection, split, qualified)
     ranked = bm25_search(collection.documents(), collection.queries(split), max(CANDIDATES, 5 * count))
     reserve = sorted(known.names, key=text_digest)
     rows = []
@@ -102,21 +102,21 @@ def write_negatives(collection: Collection, split: str, count: int) -> None:
             if not is_likely_answer(known, query, candidate):
                 accepted[candidate] = None
         rows.append({"query_id": query, "pos_ids": highest(known.qrels[query]), "neg_ids": list(accepted)})
-    short = [row["query_id"] for row in rows if len(row["neg_ids"]) < count]
-    if short:
-        missing = f"fewer than {count} negatives for query {short[0]!r}"
-        raise EffirError(f"{collection.folder} has {missing}: ask for fewer or add documents")
     write_jsonl(collection.folder / NEGATIVES, rows)
 
 
-def judged(collection: Collection, split: str) -> Judged:
+def judged(collection: Collection, split: str, qualified: tuple[str, ...] = ()) -> Judged:
     """Read what the rules need, in one pass over the corpus; no text is kept."""
     qrels = collection.qrels(split)
     owners: dict[str, tuple[str, ...]] = {}
     for query, grades in qrels.items():
         for answer in highest(grades):
             owners[answer] = (*owners.get(answer, ()), query)
-    seen = [(d.id, last_name(d.title), text_digest(d.text)) for d in collection.documents()]
+    # Titles of other texts are no names: `a.pdf` and `b.pdf`, or `FAQ` twice, do not answer the same question.
+    seen = [
+        (d.id, last_name(d.title) if d.id.startswith(qualified) else "", text_digest(d.text))
+        for d in collection.documents()
+    ]
     names, texts = {id_: name for id_, name, _ in seen}, {id_: digest for id_, _, digest in seen}
     asked = {query: frozenset(words(text)) for query, text in collection.queries(split).items()}
     return Judged(qrels, asked, owners, names, texts)
@@ -149,12 +149,11 @@ def load_examples(folder: Path, split: str, negatives: int) -> list[Example]:
     """
     collection = open_collection(folder)
     mined = _mined(folder / NEGATIVES) if negatives else {}
+    if negatives:
+        _require_negatives(folder, {query: len(mined.get(query, ())) for query in collection.qrels(split)}, negatives)
     chosen: list[tuple[str, str, list[str]]] = []
     for query, grades in collection.qrels(split).items():
         others = mined.get(query, [])
-        if len(others) < negatives:
-            few = f"{len(others)} negatives for query {query!r}, but {negatives} are wanted"
-            raise EffirError(f"{folder / NEGATIVES} has {few}: ask for fewer, or delete the file and mine them again")
         chosen += [(query, positive, others[:negatives]) for positive in highest(grades)]
     wanted = {id_ for _, positive, others in chosen for id_ in (positive, *others)}
     texts, queries = _texts(collection.documents(), wanted, folder), collection.queries(split)
@@ -174,6 +173,14 @@ def _mined(path: Path) -> dict[str, list[str]]:
             raise EffirError(f"{path} has a row without `query_id` or `neg_ids`: delete it and mine negatives again")
         mined[str(query)] = row["neg_ids"]
     return mined
+
+
+def _require_negatives(folder: Path, mined: Mapping[str, int], wanted: int) -> None:
+    fewest = min(mined, key=lambda query: mined[query])
+    if (count := mined[fewest]) < wanted:
+        fix = f"set data.negatives to {count}" if count else "set training.negatives to 0"
+        few = f"{count} negatives for query {fewest!r}, but {wanted} are wanted"
+        raise EffirError(f"{folder / NEGATIVES} has {few}: {fix}, or add documents that answer other queries")
 
 
 def _texts(documents: Iterable[Document], wanted: set[str], folder: Path) -> dict[str, str]:

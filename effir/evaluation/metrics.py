@@ -3,8 +3,9 @@
 Metrics are named ``<metric>_at_<cutoff>``, because MLflow refuses ``@``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pytrec_eval
@@ -41,14 +42,39 @@ class Quality:
         return {name: float(np.mean(list(self.by_query(name).values()))) for name in names}
 
 
-def evaluate_run(run: Run, qrels: Qrels) -> Quality:
+class Scored(Protocol):
+    """A result of a search: a document's id and its score, higher is better."""
+
+    @property
+    def id(self) -> str:
+        """The document's id."""
+
+    @property
+    def score(self) -> float:
+        """Its score."""
+
+
+def as_run(queries: Iterable[str], results: Iterable[Iterable[Scored]]) -> dict[str, dict[str, float]]:
+    """Return query id to document id to score, in the order of ``results``; of an id found twice the first counts."""
+    run: dict[str, dict[str, float]] = {}
+    for query, hits in zip(queries, results, strict=True):
+        found = run.setdefault(query, {})
+        for hit in hits:
+            found.setdefault(hit.id, hit.score)
+    return run
+
+
+def evaluate_run(run: Run, qrels: Qrels, copies: Container[str] = ()) -> Quality:
     """Score a run (query id to document id to score, higher is better) against graded relevance judgements.
 
-    A hit whose id is its query's is left out, as in BEIR. nDCG, recall and MAP are trec_eval's (equal scores are
-    ordered by descending id); MRR is BEIR's (any grade above 0 counts, equal scores keep the order of the run). Every
-    query of the qrels counts, with 0 if nothing was found; BEIR's means leave out the queries that a run lacks. Queries
-    without relevance judgements are ignored. EffirError: no qrels, a run that shares no query with them, or metrics
-    that differ from BEIR's own (docs/decisions/0017-beir.md).
+    ``copies`` are queries that are documents too (:meth:`effir.data.beir.Collection.copies`): the hit with such a
+    query's own id is left out. BEIR leaves out every hit with its query's id, though ids may be unrelated.
+
+    nDCG, recall and MAP are trec_eval's (equal scores are ordered by descending id); MRR is BEIR's (any grade above 0
+    counts, equal scores keep the order of the run). Every query of the qrels counts, with 0 if nothing
+    was found; BEIR's means leave out the queries that a run lacks. Queries without relevance judgements are ignored.
+    EffirError: no qrels, a run that shares no query with them, or metrics that differ from BEIR's own
+    (docs/decisions/0017-beir.md).
     """
     if not qrels:
         raise EffirError("there are no relevance judgements to evaluate against: check the collection's qrels")
@@ -56,14 +82,18 @@ def evaluate_run(run: Run, qrels: Qrels) -> Quality:
         raise EffirError("the run answers no query of the qrels: was it made for another collection or split?")
     grades = {query: dict(judged) for query, judged in qrels.items()}
     hits = {
-        query: {document: float(score) for document, score in run.get(query, {}).items() if document != query}
+        query: {
+            document: float(score)
+            for document, score in run.get(query, {}).items()
+            if document != query or query not in copies
+        }
         for query in grades
     }
     measures = {f"{name}.{','.join(map(str, CUTOFFS))}" for name in _TREC_NAMES.values()}
     trec = pytrec_eval.RelevanceEvaluator(grades, measures).evaluate(hits)
     quality = Quality({query: _named(trec.get(query, {}), hits[query], grades[query]) for query in grades})
     if trec:
-        _compare_with_beir(quality, run, grades, len(trec))
+        _compare_with_beir(quality, hits, grades, len(trec))
     return quality
 
 
@@ -77,11 +107,11 @@ def _named(trec: Mapping[str, float], hits: Mapping[str, float], grades: Mapping
     return scores
 
 
-def _compare_with_beir(quality: Quality, run: Run, grades: dict[str, dict[str, int]], answered: int) -> None:
+def _compare_with_beir(quality: Quality, hits: Run, grades: dict[str, dict[str, int]], answered: int) -> None:
     """Raise EffirError if BEIR's own means differ; BEIR's are over the ``answered`` queries, except for MRR."""
-    given = {query: dict(run.get(query, {})) for query in grades}  # BEIR removes hits from it
-    ndcg, mean_ap, recall, _ = EvaluateRetrieval.evaluate(grades, given, list(CUTOFFS))
-    mrr = EvaluateRetrieval.evaluate_custom(grades, given, list(CUTOFFS), metric="mrr")
+    given, cutoffs = {query: dict(found) for query, found in hits.items()}, list(CUTOFFS)
+    ndcg, mean_ap, recall, _ = EvaluateRetrieval.evaluate(grades, given, cutoffs, ignore_identical_ids=False)
+    mrr = EvaluateRetrieval.evaluate_custom(grades, given, cutoffs, metric="mrr")
     means = quality.means()
     for key, theirs in {**ndcg, **mean_ap, **recall, **mrr}.items():
         name = key.lower().replace("@", "_at_")

@@ -69,4 +69,4 @@ def ndcg(encoder: TextEncoder, collection: Collection, split: str) -> float:
     found = encoder.queries(list(queries.values())) @ vectors.T
     names, best = list(documents), np.argsort(-found, axis=1, kind="stable")[:, :DEPTH]
     run = {query: {names[i]: float(found[row, i]) for i in best[row]} for row, query in enumerate(queries)}
-    return evaluate_run(run, collection.qrels(split)).means()["ndcg_at_10"]
+    return evaluate_run(run, collection.qrels(split), collection.copies(split, run)).means()["ndcg_at_10"]

@@ -34,6 +34,21 @@ def check_addable(factory: str) -> None:
         raise EffirError(f"documents cannot be added to an index of factory {factory!r}: {ADDABLE}")
 
 
+def vectors_needed(factory: str) -> int:
+    """Return the least number of vectors that an index can be trained on: the most clusters in it.
+
+    >>> vectors_needed("Flat"), vectors_needed("IVF1024,Flat"), vectors_needed("IVF64,PQ32")
+    (1, 1024, 256)
+    """
+    try:
+        index = faiss.index_factory(960, factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, MemoryError):
+        return 1
+    ivf = faiss.try_extract_index_ivf(index)
+    quantiser = getattr(index if ivf is None else faiss.downcast_index(ivf), "pq", None)
+    return max(1 if ivf is None else ivf.nlist, 1 if quantiser is None else 2**quantiser.nbits)
+
+
 def new_index(dimension: int, factory: str) -> Any:
     """Make an empty index; EffirError if faiss has no such index of this dimension by inner product."""
     refusal = f"the index factory {factory!r} cannot hold vectors of dimension {dimension} by inner product"

@@ -1,6 +1,5 @@
 """Settings over params.yaml: how DVC reads them, and whether a run was made with the settings of today."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -12,6 +11,7 @@ import yaml
 from effir.params import Scalar, flatten, same_text
 
 Value = int | float | str
+_BARE = re.compile(r"[\w.:/@+-]+")
 
 LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Prefixes of keys that do not change the metrics of a run."""
@@ -30,7 +30,7 @@ IDLE: Mapping[str, tuple[str, Scalar]] = {
 
 def flat_settings(settings: Mapping[str, Value]) -> dict[str, Scalar]:
     """Read settings as DVC reads them from its command line, with the keys of flat params."""
-    return flatten({key: yaml.safe_load(override(value)) for key, value in settings.items()})
+    return flatten({key: as_written(value) for key, value in settings.items()})
 
 
 def set_over(params: Mapping[str, Any], settings: Mapping[str, Value]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def set_over(params: Mapping[str, Any], settings: Mapping[str, Value]) -> dict[s
         for section in sections:
             place[section] = place[section] if isinstance(place.get(section), dict) else {}
             place = place[section]
-        place[name] = yaml.safe_load(override(value))
+        place[name] = as_written(value)
     return values
 
 
@@ -63,7 +63,8 @@ def assignment(key: str, value: object) -> str:
 def override(value: object) -> str:
     """Write a value so that DVC's command line (Hydra's grammar: no quotes around keys) and YAML read the same.
 
-    A text that starts with a bracket or a quote and is valid YAML is kept: a user wrote it for DVC.
+    A text that starts with a bracket or a quote and is valid YAML is kept: a user wrote it for DVC. Hydra
+    knows no escapes but of quotation marks, so a line break is written as one.
 
     >>> override({"nq": 1, "scifact": 0.5}), override(["a", True]), override("[a, b]"), override(None)
     ('{nq: 1, scifact: 0.5}', '[a, True]', '[a, b]', 'null')
@@ -77,12 +78,42 @@ def override(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(override, value))}]"
     text = str(value)
-    if re.fullmatch(r"[\w.:/@+-]+", text):
+    if _BARE.fullmatch(text):
         return text
+    if (written := _for_dvc(text)) is None:
+        return _quoted(text)
+    if not re.search(r"[\\\n]", text):
+        return text
+    return _quoted(written) if isinstance(written, str) else override(written)  # Hydra and YAML read it differently
+
+
+def as_written(value: object) -> Any:
+    """Return the value that DVC writes into params.yaml for ``override(value)``.
+
+    >>> as_written("1e-5"), as_written("0.5"), as_written("it's, so"), as_written({"nq": "1"})
+    ('1e-5', 0.5, "it's, so", {'nq': 1})
+    """
+    if isinstance(value, dict):
+        return {key: as_written(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [as_written(each) for each in value]
+    text = override(value)
+    if value is None or _BARE.fullmatch(text):
+        return yaml.safe_load(text)
+    written = _for_dvc(str(value))
+    return str(value) if written is None else written
+
+
+def _for_dvc(text: str) -> Any:
+    """Return the value of a text that a user wrote for DVC, in brackets or quotes; None for any other text."""
     with suppress(yaml.YAMLError):
-        if text.startswith(("[", "{", "'", '"')) and yaml.safe_load(text) is not None:
-            return text
-    return json.dumps(text, ensure_ascii=False)
+        return yaml.safe_load(text) if text.startswith(("[", "{", "'", '"')) else None
+    return None
+
+
+def _quoted(text: str) -> str:
+    """Quote a text in Hydra's grammar: a quotation mark is escaped, and each backslash before one or before the end."""
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text) + '"'
 
 
 def changed_params(made: Mapping[str, Scalar], settings: Mapping[str, Value], params: Mapping[str, Scalar]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from effir.data.beir import open_collection
-from effir.evaluation.metrics import evaluate_run
+from effir.evaluation.metrics import as_run, evaluate_run
 from effir.evaluation.significance import PairedTest, bootstrap_bounds, paired_test
 from effir.files import read_json, require, state_dir, write_json
 from effir.params import Params
@@ -88,8 +88,8 @@ def _evaluate(name: str, params: Params, made_of: Mapping[str, Any]) -> dict[str
         )
     queries = collection.queries(split := collection.evaluation_split())
     results = open_index(index).search(encoder.queries(list(queries.values())), depth)
-    run = {query: {hit.id: hit.score for hit in hits} for query, hits in zip(queries, results, strict=True)}
-    return evaluate_run(run, collection.qrels(split)).by_query(NDCG)
+    run = as_run(queries, results)
+    return evaluate_run(run, collection.qrels(split), collection.copies(split, run)).by_query(NDCG)
 
 
 def _identity(name: str, params: Params) -> dict[str, Any]:

@@ -86,7 +86,9 @@ def make_table(
             "add more rows"
         )
     source = f"{(TABLES / name).as_posix()}#sha256={sha256_of(draft)}"
-    return Table(name, TABLES / name, source, report.documents, train, test, tuple(map(str, report.findings)))
+    return Table(
+        name, TABLES / name, source, report.documents, train, test, tuple(map(str, [*report.findings, *report.notes]))
+    )
 
 
 def install_table(draft: Path, table: Table) -> None:

@@ -1,6 +1,8 @@
 """Train adapters or gates: the loop that full fine-tuning, distillation, slimming and fine-tuning share."""
 
 import math
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +102,7 @@ def fit(model: SentenceTransformer, examples: Sequence[Example], loss: nn.Module
 def by_part(examples: Sequence[Example], batch_size: int) -> dict[str, Dataset]:
     """Return the table of each part of a mixture, by name; without a mixture, of the part ``""``.
 
-    EffirError for a part that cannot fill a batch.
+    EffirError for a part that cannot fill a batch, by its examples or by their different texts.
     """
     rows: dict[str, list[int]] = {}
     for row, example in enumerate(examples):
@@ -110,8 +112,25 @@ def by_part(examples: Sequence[Example], batch_size: int) -> dict[str, Dataset]:
             more = f", raise training.examples, or give {name} more weight" if name else ""
             few = f"{len(chosen)} training examples{' of ' + name if name else ''}"
             raise EffirError(f"{few} cannot fill a batch of {batch_size}: lower batch_size{more}")
+        _require_different([examples[row] for row in chosen], batch_size, name)
     table = as_columns(examples)
     return {name: table.select(chosen) for name, chosen in rows.items()} if len(rows) > 1 else {"": table}
+
+
+def _require_different(examples: Sequence[Example], batch_size: int, part: str) -> None:
+    """Refuse examples that cannot fill one batch, say how large batches are on average if they are smaller.
+
+    A batch holds each text once (``no_duplicates``), so examples that share an answer go to different batches.
+    """
+    of = f" of {part}" if part else ""
+    for kind, texts in (("queries", [e.query for e in examples]), ("answers", [e.positive for e in examples])):
+        times = Counter(texts).most_common()
+        if len(times) < batch_size:
+            few = f"{len(examples)} training examples{of} have only {len(times)} different {kind}"
+            raise EffirError(f"{few}, and a batch holds each once: lower batch_size from {batch_size}, or add {kind}")
+        if (mean := len(examples) / times[0][1]) < batch_size:
+            said = f"{times[0][1]:,} of {len(examples):,} training examples{of} have the same text among their {kind}"
+            print(f"{said}: batches hold {mean:.1f} on average, not {batch_size}", file=sys.stderr)
 
 
 def as_columns(examples: Sequence[Example]) -> Dataset:

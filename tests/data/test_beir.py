@@ -84,6 +84,20 @@ def test_a_missing_split_names_those_that_are_there(collection: Collection) -> N
         collection.qrels("../qrels/test")
 
 
+@pytest.mark.parametrize(("name", "copies"), [("own", {"2"}), ("arguana", {"1", "2", "3"})])
+def test_a_query_is_a_document_only_if_the_text_says_so_or_the_ids_of_the_set_mean_it(
+    name: str, copies: set[str], tmp_path: Path
+) -> None:
+    documents = [Document("1", "", "Stars."), Document("2", "Cells", "They divide."), Document("3", "", "Do they?")]
+    queries = {"1": "what divides?", "2": "they  DIVIDE.", "3": "do they?", "4": "what grows?"}
+    qrels = {"1": {"1": 1}, "2": {"2": 0}, "3": {"3": 1}, "4": {"1": 1}}
+    collection = write_collection(tmp_path / name, documents, queries, {"test": qrels})
+    run = {query: {"1": 1.0, "2": 1.0, "3": 1.0} for query in queries}
+    # 1 only shares its number, 3 has the text but is judged relevant, 4 is no document.
+    assert collection.copies("test", run) == copies
+    assert collection.copies("test", {"2": {"1": 1.0}}) == set()  # it did not find itself
+
+
 HEADER = "query-id\tcorpus-id\tscore\n"
 
 

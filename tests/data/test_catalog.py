@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from effir.data.beir import Document, write_collection
+from effir.data.beir import Collection, Document, write_collection
 from effir.data.catalog import install_evaluation, install_training
 from effir.data.examples import load_examples
 from effir.errors import EffirError
@@ -21,6 +21,10 @@ def collection(folder: Path, *splits: str) -> str:
     qrels = {split: {"q1": {"d1": 1}, "q2": {"d2": 1}} for split in splits}
     write_collection(folder, DOCUMENTS, QUERIES, qrels)
     return str(folder)
+
+
+def evaluation(tmp_path: Path, name: str = "mine", train: Any = "apidocs", **collections: str) -> Collection:
+    return install_evaluation(name, tmp_path / "set", train=train, **settings(tmp_path, **collections))
 
 
 def settings(tmp_path: Path, **collections: str) -> dict[str, Any]:
@@ -46,19 +50,19 @@ def test_a_collection_without_a_train_split_cannot_be_trained_on(tmp_path: Path)
 
 def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(EffirError, match="there is no collection 'scifacts': your own are mine; the public ones are"):
-        install_evaluation("scifacts", tmp_path / "set", **settings(tmp_path, mine="folder"))
+        evaluation(tmp_path, "scifacts", mine="folder")
     assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize(("splits", "judged"), [(("train", "dev", "test"), "test"), (("train", "dev"), "dev")])
 def test_sets_are_judged_on_test_or_else_on_dev(tmp_path: Path, splits: tuple[str, ...], judged: str) -> None:
     own = collection(tmp_path / "own", *splits)
-    installed = install_evaluation("mine", tmp_path / "set", **settings(tmp_path, mine=own))
+    installed = evaluation(tmp_path, mine=own)
     assert installed.evaluation_split() == judged
 
 
 def test_a_set_with_neither_cannot_be_judged(tmp_path: Path) -> None:
     own = collection(tmp_path / "own", "train")
-    installed = install_evaluation("mine", tmp_path / "set", **settings(tmp_path, mine=own))
-    with pytest.raises(EffirError, match=r"set/qrels has neither test\.tsv nor dev\.tsv: add qrels"):
-        installed.evaluation_split()
+    with pytest.raises(EffirError, match=r"^mine cannot be evaluated, it has only qrels of train: add qrels/test\.tsv"):
+        evaluation(tmp_path, mine=own)
+    assert not (tmp_path / "set").exists()

@@ -35,7 +35,12 @@ def effir(*arguments: str) -> Result:
 
 def test_a_sound_collection_has_no_faults(tmp_path: Path) -> None:
     result = effir(str(write(tmp_path, lines(CORPUS), lines(QUERIES), QRELS)))
-    said = "2 documents, 2 queries, with relevance judgements 1 in test, 1 in train: 0 errors, 0 warnings\n"
+    said = (
+        "note: 1 test queries: a paired test detects differences of nDCG@10 of about 0.56 and more; a difference of "
+        "0.02 needs about 785 queries\n"
+        "note: 2 documents: Recall@100 is 1 for every model, so add documents\n"
+        "2 documents, 2 queries, with relevance judgements 1 in test, 1 in train: 0 errors, 0 warnings\n"
+    )
     assert (result.exit_code, result.output) == (0, said)
 
 
@@ -58,6 +63,9 @@ def test_a_sound_collection_has_no_faults(tmp_path: Path) -> None:
         ("test", "q2\td9\t1\n", "unknown document", "'d9', line 3"),
         ("test", "q2\td2\t1\n", "duplicate relevance judgement", "'q2' and 'd2', line 3"),
         ("test", "q1\td2\t1\n", "query of the train split", "'q1'"),
+        ("test", "q2\td2\t0\n", "two grades for one pair", "'q2' and 'd2', line 3"),
+        ("corpus", '{"_id": "q1", "text": "They shrink."}\n', "document with the id of a query", "'q1', line 3"),
+        ("corpus", '{"_id": "q1", "title": "T", "text": "do cells DIVIDE?"}\n', "query in the corpus", "'q1', line 3"),
     ],
 )
 def test_each_fault_is_found_where_it_is(tmp_path: Path, file: str, added: str, fault: str, example: str) -> None:
@@ -128,3 +136,11 @@ def test_an_incomplete_collection_is_one_sentence(tmp_path: Path) -> None:
     result = effir(str(tmp_path))
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
     assert "is not a BEIR collection: corpus.jsonl is missing" in result.output
+
+
+def test_a_folder_that_cannot_name_a_set_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"query": "q", "positive": "p"}\n')
+    made = CliRunner().invoke(main, ["data", "from-pairs", str(tmp_path / "pairs.jsonl"), str(tmp_path / "a@b")])
+    assert (made.exit_code, made.output.count("\n")) == (2, 1)
+    assert "'a@b' cannot name a set: use letters, digits, dots, _ and - in the folder's name" in made.output
+    assert not (tmp_path / "a@b").exists()

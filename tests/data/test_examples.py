@@ -50,12 +50,12 @@ def negatives_of(collection: Collection, query: str) -> list[str]:
 
 
 def test_likely_answers_are_no_negatives(collection: Collection) -> None:
-    write_negatives(collection, "train", 3)
+    write_negatives(collection, "train", 3, qualified=("",))
     # Of q1's candidates: own and graded are judged, namesake and twin go with own, backward's query q2 judges own,
     # alike's query q3 shares change, names, variables of the four words in either (3/4). One sharing words is left.
     assert negatives_of(collection, "q1")[0] == "hard"
     assert set(negatives_of(collection, "q1")) == {"hard", "easy", "other"}
-    known = judged(collection, "train")
+    known = judged(collection, "train", qualified=("",))
     assert {d.id for d in DOCUMENTS if is_namesake(known, "q1", d.id)} >= {"namesake", "twin"}
     assert is_neighbour(known, "q1", "backward")
     assert is_asked_alike(known, "q1", "alike")
@@ -69,14 +69,27 @@ def test_negatives_are_the_same_bytes_again(collection: Collection) -> None:
     assert sha256_of(collection.folder / "negatives.jsonl") == first
 
 
-def test_more_negatives_than_the_corpus_holds_are_refused(collection: Collection) -> None:
-    with pytest.raises(EffirError, match="fewer than 9 negatives for query 'q1': ask for fewer or add documents"):
-        write_negatives(collection, "train", 9)
-    assert not (collection.folder / "negatives.jsonl").exists()
+@pytest.mark.parametrize("titles", [[f"{i}.pdf" for i in range(50)], ["FAQ"] * 50], ids=["file names", "one title"])
+def test_titles_that_are_no_qualified_names_tell_nothing(titles: list[str], tmp_path: Path) -> None:
+    documents = [Document(f"d{i}", title, f"answer {i}") for i, title in enumerate(titles)]
+    asked = {"q": "which answer?"}
+    collection = write_collection(tmp_path / "own", documents, asked, {"train": {"q": {"d0": 1}}})
+    write_negatives(collection, "train", 3)
+    assert negatives_of(collection, "q") == ["d1", "d2", "d3"]  # equal BM25 scores keep the order of the corpus
+
+
+def test_a_small_corpus_refuses_only_a_training_that_needs_more_negatives_than_it_has(collection: Collection) -> None:
+    write_negatives(collection, "train", 9)
+    assert len(load_examples(collection.folder, "train", 0)) == 3
+    # Of nine documents, q1 judges own and graded, twin has own's text, backward and alike are likely answers.
+    says = "4 negatives for query 'q1', but 9 are wanted: set data.negatives to 4, or add documents"
+    with pytest.raises(EffirError, match=says):
+        load_examples(collection.folder, "train", 9)
+    assert len(load_examples(collection.folder, "train", 4)) == 3
 
 
 def test_an_example_joins_the_highest_graded_document_with_its_negatives(collection: Collection) -> None:
-    write_negatives(collection, "train", 3)
+    write_negatives(collection, "train", 3, qualified=("",))
     examples = load_examples(collection.folder, "train", 1)
     assert [example.query for example in examples] == list(QUERIES.values())
     assert examples[0] == Example(

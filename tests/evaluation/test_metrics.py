@@ -2,13 +2,14 @@
 
 import json
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from beir.retrieval.evaluation import EvaluateRetrieval
 
 from effir.errors import EffirError
-from effir.evaluation.metrics import CUTOFFS, evaluate_run, summary
+from effir.evaluation.metrics import CUTOFFS, as_run, evaluate_run, summary
 from effir.evaluation.significance import bootstrap_bounds, bootstrap_ratio, paired_test
 
 Run = dict[str, dict[str, float]]
@@ -39,7 +40,7 @@ def beirs_own(run: Run, qrels: Qrels) -> dict[str, float]:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_means_are_beirs_own(seed: int) -> None:
     run, qrels = graded_collection(seed)
-    means = evaluate_run(run, qrels).means()
+    means = evaluate_run(run, qrels, copies=qrels).means()
     theirs = beirs_own(run, qrels)
     assert means.keys() == theirs.keys()
     assert len(means) == 16
@@ -48,7 +49,7 @@ def test_the_means_are_beirs_own(seed: int) -> None:
 
 
 def test_means_that_beir_measures_otherwise_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(*arguments: object) -> tuple[dict[str, float], ...]:
+    def other(*arguments: object, **options: object) -> tuple[dict[str, float], ...]:
         return {"NDCG@10": 0.99998}, {}, {}, {}
 
     monkeypatch.setattr(EvaluateRetrieval, "evaluate", other)
@@ -82,12 +83,26 @@ def test_a_query_judged_with_an_empty_list_counts_as_zero() -> None:
     assert quality.by_query("ndcg_at_10") == {"q": 1.0, "r": 0.0}
 
 
-def test_a_document_with_its_querys_id_is_left_out_and_the_run_stays_as_it_was() -> None:
+def test_a_document_that_only_has_its_querys_id_counts() -> None:
+    # Queries 1 to 20 and documents 1 to 20, each query answered by the document of its number, found first.
+    qrels = {str(number): {str(number): 1} for number in range(1, 21)}
+    run = {query: {query: 9.0, "other": 1.0} for query in qrels}
+    assert evaluate_run(run, qrels).means()["ndcg_at_10"] == 1.0
+    assert evaluate_run(run, qrels, copies={"1"}).means()["ndcg_at_10"] == 19 / 20
+    assert beirs_own(run, qrels)["ndcg_at_10"] == 0.0
+
+
+def test_a_query_that_is_a_document_does_not_find_itself_and_the_run_stays_as_it_was() -> None:
     run = {"1": {"1": 9.0, "2": 1.0}}
-    scores = evaluate_run(run, {"1": {"1": 1, "2": 1}}).scores["1"]
+    scores = evaluate_run(run, {"1": {"1": 1, "2": 1}}, copies={"1"}).scores["1"]
     assert scores["mrr_at_1"] == 1.0  # document 2 moved up to rank 1
     assert scores["recall_at_100"] == 0.5  # document 1 still counts among the relevant ones, as in BEIR
     assert run == {"1": {"1": 9.0, "2": 1.0}}
+
+
+def test_of_an_id_that_is_found_twice_the_better_score_counts() -> None:
+    hits = [SimpleNamespace(id=name, score=score) for name, score in [("a", 0.9), ("b", 0.5), ("a", 0.1)]]
+    assert as_run(["q", "r"], [hits, []]) == {"q": {"a": 0.9, "b": 0.5}, "r": {}}
 
 
 def test_an_evaluation_of_nothing_is_refused() -> None:

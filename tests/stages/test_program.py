@@ -158,14 +158,25 @@ def test_a_cut_that_leaves_no_sublayer_is_one_line(project: Path, tiny_checkpoin
     assert not (project / "models/depth").exists()
 
 
-def test_bm25_keeps_its_depth_where_a_document_has_the_query_s_own_id(project: Path) -> None:
+def test_bm25_keeps_its_depth_where_a_document_is_the_query_itself(project: Path) -> None:
     documents = [Document(f"d{i}", "", "things") for i in range(101)]  # alike: they are found in their order
     judged = {"test": {"d0": {"d100": 1}}}
     write_collection(project / "data/eval/tiny", documents, {"d0": "things"}, judged)
     done = run_stage(project, "bm25", "tiny")
     assert done.returncode == 0, done.stderr
-    # BEIR leaves d0 out: d100 is the hundredth of the others, evaluate.depth.
+    # d0 is the query itself and left out: d100 is the hundredth of the others, evaluate.depth.
     assert read_json(project / "baselines/tiny.json")["metrics"]["recall_at_100"] == 1
+
+
+def test_bm25_counts_a_document_that_only_has_the_number_of_the_query(project: Path) -> None:
+    documents = [Document(str(i), "", f"thing{i} is here") for i in range(1, 21)]
+    queries = {str(i): f"thing{i}" for i in range(1, 21)}
+    write_collection(
+        project / "data/eval/tiny", documents, queries, {"test": {str(i): {str(i): 1} for i in range(1, 21)}}
+    )
+    done = run_stage(project, "bm25", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert read_json(project / "baselines/tiny.json")["metrics"]["ndcg_at_10"] == 1
 
 
 def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(project: Path) -> None:

@@ -33,6 +33,22 @@ def test_parts_are_tables_of_their_own_with_the_rows_of_all() -> None:
     assert by_part(EXAMPLES, batch_size=6)[""]["label"][:] == [0, 1, 2, 3, 4, 5]
 
 
+def test_200_queries_onto_4_answers_are_refused_and_a_frequent_answer_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    onto_four = [Example(f"query {i}", f"answer {i % 4}", ()) for i in range(200)]
+    with pytest.raises(EffirError, match=r"^200 training examples have only 4 different answers, and a batch holds"):
+        by_part(onto_four, batch_size=32)
+    assert capsys.readouterr().err == ""
+    by_part(onto_four, batch_size=4)  # 50 batches of 4: all are full
+    assert capsys.readouterr().err == ""
+    # One answer has 40 of 80 examples, so they go to 40 batches: 2 examples in each on average.
+    by_part([Example(f"query {i}", f"answer {max(0, i - 39)}", ()) for i in range(80)], batch_size=8)
+    assert (
+        "40 of 80 training examples have the same text among their answers: batches hold 2.0" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("examples", "said"),
     [
