@@ -1,7 +1,8 @@
 """How a retriever reads texts: its tokenizer, prompts, length limit and pooling. Needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from tokenizers import Tokenizer
 from effir.errors import EffirError
 from effir.files import read_json, require
 from effir.model.prompt_config import POOLING
+
+STREAMED = 1024  # texts tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,17 @@ class TextReader:
         """Return the token ids of each text after the prompt of that name, truncated to ``max_tokens``, with EOS."""
         before = self.prompts.get(prompt, "")
         return [found.ids for found in self.tokenizer.encode_batch([before + text for text in texts])]
+
+    def cut(self, texts: Iterable[str], prompt: str) -> Iterator[bool]:
+        """Yield for each text whether :meth:`read` leaves a part of it out; texts are streamed."""
+        before, stream = self.prompts.get(prompt, ""), iter(texts)
+        while chunk := [before + text for text in islice(stream, STREAMED)]:
+            yield from (bool(found.overflowing) for found in self.tokenizer.encode_batch(chunk))
+
+    def unread(self, texts: Sequence[str], prompt: str) -> list[int]:
+        """List the texts of which the model reads nothing: their tokens are those of an empty text."""
+        nothing, *read = self.read(["", *texts], prompt)
+        return [i for i, ids in enumerate(read) if ids == nothing]
 
     def truncated(self, text: str, prompt: str) -> str:
         """Return the start of a text that :meth:`read` keeps."""
