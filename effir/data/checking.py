@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effir.data.beir import CORPUS, HEADER, QRELS, QUERIES, open_collection, read_by_beir
-from effir.files import can_be_written
+from effir.files import MARK, can_be_written
 
 Kind = Literal["error", "warning"]
 # A fault, its kind (the pipeline would stop or evaluate wrongly: an error), and how to fix it.
@@ -21,6 +21,7 @@ FAULTS: Mapping[str, tuple[Kind, str]] = {
     "no text": ("error", "add a `text`, a string"),
     "duplicate _id": ("error", "give each row its own `_id`, in qrels too"),
     "empty text": ("error", "remove the row and its qrels"),
+    "longer than the model reads": ("warning", "split it, or raise retriever.max_tokens: only the beginning is read"),
     "duplicate text": ("warning", "keep one document of each text and judge that one: they tie in every ranking"),
     "duplicate question": ("warning", "keep one query of each text, with the qrels of both"),
     "query without qrels": ("warning", "add qrels or remove the query: it is not used"),
@@ -121,10 +122,10 @@ def _texts(path: Path, report: Report) -> dict[str, bytes]:
             report.note(path.name, "not JSON", where)
         elif not isinstance(row.get("_id"), str | int) or row["_id"] == "":
             report.note(path.name, "no _id", where)
-        elif not all(isinstance(t, str) and can_be_written(t) for t in (row.get("text"), row.get("title", ""))):
+        elif not all(isinstance(t, str) and can_be_written(t) for t in (row.get("text"), row.get("title") or "")):
             report.note(path.name, "no text", where)
         else:
-            id_, words = str(row["_id"]), f"{row.get('title', '')} {row['text']}".casefold().split()
+            id_, words = str(row["_id"]), f"{row.get('title') or ''} {row['text']}".casefold().split()
             digest = hashlib.blake2b(" ".join(words).encode(), digest_size=16).digest()
             if id_ in found:
                 report.note(path.name, "duplicate _id", f"{id_!r}, {where}")
@@ -143,7 +144,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    row = json.loads(line.decode("utf-8"))
+                    row = json.loads(line.decode("utf-8").lstrip(MARK))
                 except ValueError:  # includes bytes that are not UTF-8
                     row = None
                 yield number, row if isinstance(row, dict) else None
@@ -153,7 +154,7 @@ def _judged(path: Path, documents: set[str], queries: Mapping[str, bytes], repor
     """Check the qrels of one split; return the ids of its queries."""
     name = f"{QRELS}/{path.name}"
     grades: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         cells, where = line.split("\t"), f"line {number}"
         is_row = len(cells) == 3 and re.fullmatch(r"\s*-?[0-9]+\s*", cells[2]) is not None
         if number == 1 and is_row:
