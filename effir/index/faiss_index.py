@@ -22,7 +22,7 @@ from effir.encoding.shards import Encoder, Entry, Shard, encode_shards
 from effir.errors import EffirError
 from effir.files import read_json, require, write_json, writing
 from effir.index.factory import EXAMPLES, apply_settings, check_factory, new_index, reason_of
-from effir.index.hnsw import UNMEASURED, Graph, excluding, measured, search_graph
+from effir.index.hnsw import UNMEASURED, MeasuredGraph, excluding, measured, search_graph
 from effir.progress import progress
 
 TRAINING_BYTES = 2**30
@@ -116,7 +116,9 @@ def _sample(shards: Sequence[Shard], work: Path) -> Vectors:
     return np.concatenate([np.load(shard.vectors(work), mmap_mode="r", allow_pickle=False) for shard in chosen])
 
 
-def _save(index: Any, factory: str, graph: Graph | None, shards: Sequence[Shard], work: Path, into: Path) -> None:
+def _save(
+    index: Any, factory: str, graph: MeasuredGraph | None, shards: Sequence[Shard], work: Path, into: Path
+) -> None:
     with writing(into) as draft:
         draft.mkdir()
         faiss.write_index(index, str(draft / "index.faiss"))
@@ -150,7 +152,7 @@ class JsonLines:
 class SearchIndex:
     """An opened index; ``graph`` is what was measured of an HNSW index."""
 
-    def __init__(self, folder: Path, index: Any, graph: Graph | None = None) -> None:
+    def __init__(self, folder: Path, index: Any, graph: MeasuredGraph | None = None) -> None:
         self.folder, self._index, self.graph = folder, index, graph
         self.count: int = index.ntotal
         self.dimension: int = index.d
@@ -173,8 +175,7 @@ class SearchIndex:
         if self.graph:
             scores, rows = search_graph(self._index, self.graph, queries, k, without)
         else:
-            others = faiss.SearchParameters(sel=excluding(without)) if len(without) else None
-            scores, rows = self._index.search(queries, min(k, self.count), params=others)
+            scores, rows = self._index.search(queries, min(k, self.count), params=excluding(without))
         return [self._hits(*found) for found in zip(scores, rows, strict=True)]
 
     def _hits(self, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[Hit]:
@@ -209,6 +210,6 @@ def open_index(folder: Path, settings: str = "") -> SearchIndex:
     return opened
 
 
-def _graph_of(index: Any, manifest: Mapping[str, Any], settings: str) -> Graph:
-    known = Graph(**manifest["graph"]) if "graph" in manifest else UNMEASURED
+def _graph_of(index: Any, manifest: Mapping[str, Any], settings: str) -> MeasuredGraph:
+    known = MeasuredGraph(**manifest["graph"]) if "graph" in manifest else UNMEASURED
     return replace(known, width=index.hnsw.efSearch) if "efSearch" in settings else known

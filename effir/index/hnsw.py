@@ -22,13 +22,14 @@ SAME = 1e-6  # scores of unit vectors that differ by less are equal in float32
 CHUNK = 4096
 MOST_LOST = 64  # a graph that does not lead to more than a 64th of its vectors is not used
 WIDE = 8  # from an eighth of the vectors on, comparing all of them is as fast
+_known: Any = faiss  # its stub lacks selectors and search parameters
 
 Results = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Scores and rows, (queries, k) each."""
 
 
 @dataclass(frozen=True)
-class Graph:
+class MeasuredGraph:
     """What was measured of an HNSW graph; ``width`` 0 means that it is not good enough and all vectors are compared.
 
     ``recall_at_10`` is that of documents searching for their neighbours, ``lost`` the rows to which no search leads.
@@ -39,17 +40,17 @@ class Graph:
     lost: list[int]
 
 
-UNMEASURED = Graph(0, 1.0, [])
+UNMEASURED = MeasuredGraph(0, 1.0, [])
 
 
-def measured(index: Any) -> Graph:
+def measured(index: Any) -> MeasuredGraph:
     """Measure the graph of an IndexHNSW: the narrowest search of ``WIDTHS`` with recall@10 of at least ``RECALL``.
 
     It takes about as long as building the graph did. An exact search finds what the graph misses, so scores count, not
     rows: of equal documents any may be returned.
     """
     if _compares_all(index, WIDTHS[0]):
-        return Graph(WIDTHS[0], 1.0, [])
+        return MeasuredGraph(WIDTHS[0], 1.0, [])
     rows = np.unique(np.linspace(0, index.ntotal - 1, SAMPLE).astype(np.int64))
     sample = _vectors(index, rows)
     wanted = _exact(index, sample, 10, ())[0]
@@ -57,11 +58,11 @@ def measured(index: Any) -> Graph:
         found = index.search(sample, 10, params=_params(width, ()))[0]
         if (recall := float(np.mean(found >= wanted - SAME))) >= RECALL:
             lost = [row for rows in _chunks(index.ntotal) for row in _not_found(index, rows, width)]
-            return Graph(width, recall, lost) if MOST_LOST * len(lost) <= index.ntotal else UNMEASURED
+            return MeasuredGraph(width, recall, lost) if MOST_LOST * len(lost) <= index.ntotal else UNMEASURED
     return UNMEASURED
 
 
-def search_graph(index: Any, graph: Graph, queries: Vectors, k: int, without: Sequence[int]) -> Results:
+def search_graph(index: Any, graph: MeasuredGraph, queries: Vectors, k: int, without: Sequence[int]) -> Results:
     """Return scores and rows of the ``k`` nearest vectors that are not in ``without``; fewer only if there are fewer.
 
     The search is wider by each row of ``without``, so that these rows cannot crowd out the others.
@@ -80,12 +81,15 @@ def search_graph(index: Any, graph: Graph, queries: Vectors, k: int, without: Se
 
 
 def excluding(rows: Sequence[int]) -> Any:
-    """Return a faiss selector of all rows but some; None if there are none."""
-    known: Any = faiss  # its stub lacks selectors
-    return known.IDSelectorNot(known.IDSelectorBatch(np.asarray(rows, dtype=np.int64))) if len(rows) else None
+    """Return faiss's search parameters that exclude some rows; None if there are no rows."""
+    return _known.SearchParameters(sel=_others(rows)) if len(rows) else None
 
 
-def _with_lost(index: Any, graph: Graph, queries: Vectors, found: Results, without: Sequence[int]) -> Results:
+def _others(rows: Sequence[int]) -> Any:
+    return _known.IDSelectorNot(_known.IDSelectorBatch(np.asarray(rows, dtype=np.int64))) if len(rows) else None
+
+
+def _with_lost(index: Any, graph: MeasuredGraph, queries: Vectors, found: Results, without: Sequence[int]) -> Results:
     """Compare the queries with the lost vectors too."""
     lost = np.setdiff1d(np.asarray(graph.lost, dtype=np.int64), np.asarray(without, dtype=np.int64))
     if not len(lost):
@@ -103,14 +107,12 @@ def _compares_all(index: Any, width: int) -> bool:
 
 
 def _exact(index: Any, queries: Vectors, k: int, without: Sequence[int]) -> Results:
-    found: Results = faiss.downcast_index(index.storage).search(
-        queries, k, params=faiss.SearchParameters(sel=excluding(without))
-    )
+    found: Results = faiss.downcast_index(index.storage).search(queries, k, params=excluding(without))
     return found
 
 
 def _params(width: int, without: Sequence[int]) -> Any:
-    return faiss.SearchParametersHNSW(efSearch=width, sel=excluding(without))
+    return _known.SearchParametersHNSW(efSearch=width, sel=_others(without))
 
 
 def _vectors(index: Any, rows: NDArray[np.int64]) -> Vectors:

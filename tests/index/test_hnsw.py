@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from effir.encoding.shards import reporting
 from effir.index.faiss_index import SearchIndex, build_index, open_index
-from effir.index.hnsw import RECALL, Graph, measured, search_graph
+from effir.index.hnsw import RECALL, MeasuredGraph, measured, search_graph
 
 DIMENSION, COUNT = 32, 3000
 Vectors = NDArray[np.float32]
@@ -83,7 +83,7 @@ def test_each_of_many_near_equal_documents_finds_itself(tmp_path: Path) -> None:
 
 def test_rows_that_the_graph_does_not_lead_to_are_compared_too() -> None:
     index, vectors = graph_alone(scattered(COUNT)), scattered(COUNT)
-    lost = Graph(64, 1.0, [7, 8])
+    lost = MeasuredGraph(64, 1.0, [7, 8])
     hidden = [row for row in range(COUNT) if row not in (7, 9)]
     scores, rows = search_graph(index, lost, vectors[[7, 9]], 3, ())
     assert (rows[0, 0], rows[1, 0]) == (7, 9)
@@ -106,7 +106,7 @@ def test_a_graph_that_reaches_no_recall_is_not_used(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("effir.index.hnsw.RECALL", 1.1)
     index, vectors = graph_alone(scattered(COUNT)), scattered(COUNT)
     graph = measured(index)
-    assert graph == Graph(0, 1.0, [])
+    assert graph == MeasuredGraph(0, 1.0, [])
     assert search_graph(index, graph, vectors[:50], 1, ())[1][:, 0].tolist() == list(range(50))
 
 
