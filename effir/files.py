@@ -19,6 +19,7 @@ from effir.process import has_ended, identity
 OLD = ".old"  # what a folder is called from the moment when its successor is complete until it is removed
 OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _NUMBERS = count()
+MARK = "\ufeff"  # the byte order mark that some programs begin a file with
 LONGEST = 10_000_000  # characters of a field of a CSV file; csv's own limit is 131,072
 
 
@@ -87,12 +88,15 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Stream the objects of a JSON-lines file; EffirError names the line that is not a JSON object."""
+    """Stream the objects of a JSON-lines file; EffirError names the line that is not a JSON object.
+
+    A byte order mark is no part of a line: files that were joined have one in the middle.
+    """
     with path.open(encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    row = json.loads(line)
+                if text := line.strip().lstrip(MARK):
+                    row = json.loads(text)
                     if not isinstance(row, dict):
                         raise EffirError(f"{path}, line {number}, is not a JSON object: correct or remove it")
                     yield row
@@ -102,10 +106,23 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
 
 
+def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the objects of a JSON array, or stream those of JSON lines; EffirError if there is anything else."""
+    with path.open("rb") as stream:
+        is_array = stream.read(4096).removeprefix(MARK.encode()).lstrip()[:1] == b"["
+    if not is_array:
+        yield from read_jsonl(path)
+        return
+    for number, row in enumerate(read_json(path), start=1):
+        if not isinstance(row, dict):
+            raise EffirError(f"{path}, item {number}, is not a JSON object: correct or remove it")
+        yield row
+
+
 def table_rows(path: Path, wanted: Sequence[str], delimiter: str = ",") -> Iterator[tuple[str, dict[str, str | None]]]:
     """Stream a UTF-8 CSV file with a header: the place of each row, for messages, and its columns.
 
-    EffirError if a wanted column is missing, or the file is not CSV in UTF-8.
+    EffirError if a wanted column is missing, a row has more cells than the header, or the file is not CSV in UTF-8.
     """
     csv.field_size_limit(LONGEST)
     with path.open(encoding="utf-8-sig", newline="") as lines:
@@ -114,8 +131,12 @@ def table_rows(path: Path, wanted: Sequence[str], delimiter: str = ",") -> Itera
             for name in wanted:
                 if name not in (table.fieldnames or ()):
                     there = ", ".join(map(str, table.fieldnames or ["none"]))
-                    raise EffirError(f"{path} has no column {name!r}, only {there}: name an existing column")
+                    fix = "name an existing column, or the --delimiter that separates columns"
+                    raise EffirError(f"{path} has no column {name!r}, only {there}: {fix}")
             for row in table:
+                if any(row.pop(None, ())):  # cells that are too many: the end of a text with an unquoted delimiter
+                    fix = f"put texts that contain {delimiter!r} in quotation marks"
+                    raise EffirError(f"{path}, line {table.line_num}, has more cells than the header: {fix}")
                 yield f"{path}, line {table.line_num},", row
         except (csv.Error, UnicodeDecodeError) as error:
             raise EffirError(f"{path} cannot be read as CSV in UTF-8 ({error}): convert it") from None

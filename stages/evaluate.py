@@ -30,6 +30,11 @@ def main(name: str) -> None:
         ndcg = quality.by_query("ndcg_at_10")
         metrics = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
         metrics["bm25_ndcg_at_10"] = bm25["metrics"]["ndcg_at_10"]
+        cut = list(encoder.reader.cut((document.content for document in collection.documents()), "document"))
+        metrics["documents_cut"] = sum(cut) / len(cut)
+        if any(cut):
+            said = f"{metrics['documents_cut']:.1%} of the documents are longer than retriever.max_tokens"
+            click.echo(f"{name}: {said} ({encoder.reader.max_tokens}): only their beginnings are searched", err=True)
         write_json(REPORTS / f"{name}-queries.json", quality.scores)
         write_json(METRICS / f"{name}.json", metrics)
         stage.run.log_metrics({f"{name}/{key}": value for key, value in metrics.items()})

@@ -35,6 +35,8 @@ def main(name: str) -> None:
             )
         sizes = {"index_documents": report.documents, "index_bytes": report.bytes}
         metrics = {**sizes, "encoding_seconds": report.encoding_seconds}
+        if report.recall_at_10 is not None:
+            metrics["index_recall_at_10"] = report.recall_at_10
         stage.run.log_metrics({f"{name}/{key}": value for key, value in metrics.items()})
 
 

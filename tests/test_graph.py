@@ -168,7 +168,7 @@ def test_only_tracking_imports_mlflow() -> None:
 
 
 def test_only_the_index_imports_faiss() -> None:
-    assert importers("faiss") == {"effir/index/factory.py", "effir/index/faiss_index.py"}
+    assert importers("faiss") == {f"effir/index/{name}.py" for name in ("factory", "faiss_index", "hnsw")}
 
 
 def test_only_collections_and_quality_import_beir() -> None:

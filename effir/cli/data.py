@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effir.cli.tables import FORM, collection_options, column_options, read_documents, read_rows
+from effir.cli.tables import collection_options, column_options, read_documents, read_objects, read_rows
 from effir.cli.terminal import PATH, answer, json_option, options
 from effir.errors import EffirError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from effir.data.checking import Report
     from effir.data.pairs import Pair
 
+RETRIEVER = Path("models/retriever")
 making = options(
     click.argument("path", type=PATH), click.argument("into", type=PATH), collection_options, json_option()
 )
@@ -28,8 +29,9 @@ def data() -> None:
 
 @data.command()
 @click.argument("folder", type=PATH)
+@click.option("--model", type=PATH, help="The retriever that will read it. The default is models/retriever, if there.")
 @json_option()
-def check(folder: Path, as_json: bool) -> None:
+def check(folder: Path, model: Path | None, as_json: bool) -> None:
     """List everything that is wrong with the collection in FOLDER (BEIR layout), and how to fix it.
 
     The exit status is 1 if there is an error: the pipeline would stop, or its metrics would be wrong.
@@ -39,10 +41,24 @@ def check(folder: Path, as_json: bool) -> None:
     from effir.data.checking import check_collection
 
     report = check_collection(folder)
+    if not report.errors and (retriever := model or (RETRIEVER if RETRIEVER.is_dir() else None)):
+        _count_cut(folder, retriever, report)
     findings = [{**asdict(each), "kind": each.kind, "cure": each.cure} for each in report.findings]
     answer({**asdict(report), "findings": findings, "notes": report.notes}, _checked(report), as_json)
     if report.errors:
         raise click.exceptions.Exit(1)
+
+
+def _count_cut(folder: Path, retriever: Path, report: "Report") -> None:
+    """Note the documents that are longer than a retriever reads."""
+    from effir.data.beir import CORPUS, Collection
+    from effir.data.checking import Finding
+    from effir.encoding.text_reader import TextReader
+    from effir.serve.texts import survey
+
+    found = survey(Collection(folder).documents(), TextReader.open(retriever))
+    if found.cut:
+        report.findings.append(Finding(CORPUS, "longer than the model reads", repr(found.example), found.cut))
 
 
 def _checked(report: "Report") -> str:
@@ -74,14 +90,15 @@ def from_csv(path: Path, into: Path, documents: Path | None, test_share: float, 
 
 @data.command("from-pairs")
 @making
-def from_pairs(path: Path, into: Path, documents: Path | None, test_share: float, as_json: bool) -> None:
-    """Make the collection INTO (BEIR layout) of PATH: JSON lines of `query` and `positive`, a text or a list.
+@column_options
+def from_pairs(path: Path, into: Path, documents: Path | None, test_share: float, as_json: bool, **form: str) -> None:
+    """Make the collection INTO (BEIR layout) of PATH: JSON of `query` and `positive`, a text or a list.
+
+    PATH holds JSON lines or one JSON array. --query, --document and --title name other keys.
 
     Example: effir data from-pairs pairs.jsonl data/tickets
     """
-    from effir.data.pairs import pairs_of_lines
-
-    _make(pairs_of_lines(path), read_documents(documents, FORM), into, test_share, as_json)
+    _make(read_objects(path, form), read_documents(documents, form), into, test_share, as_json)
 
 
 def _make(pairs: "Iterable[Pair]", others: "Iterable[Pair]", into: Path, test_share: float, as_json: bool) -> None:

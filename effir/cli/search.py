@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effir.cli.terminal import PATH, answer, json_option
+from effir.errors import EffirError
 from effir.files import require
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def search(query: str, count: int, name: str | None, own: Path | None, as_json: 
     Example: effir search "smooth a noisy signal" -k 5
     """
     encoder, search_index = _open_own(own) if own else _open_set(name)
+    if encoder.reader.unread([query], "query"):
+        raise EffirError(f"the model reads nothing of the query {query!r}: ask with words")
     vectors = encoder.queries([query])
     hits = search_index(vectors, count)
 

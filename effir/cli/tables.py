@@ -35,11 +35,25 @@ collection_options = options(
 )
 
 
+def is_objects(path: Path) -> bool:
+    """Return whether a file holds JSON lines or a JSON array, by its ending."""
+    return path.suffix.lower() in (".jsonl", ".json")
+
+
+def read_objects(path: Path, form: Mapping[str, str]) -> "Iterable[Pair]":
+    """Read JSON lines or a JSON array of questions and answers; the answers' key is ``positive`` unless it is named."""
+    from effir.data.pairs import PAIR_KEYS, Columns, pairs_of_lines
+
+    document = PAIR_KEYS.document if form["document"] == FORM["document"] else form["document"]
+    return pairs_of_lines(path, Columns(form["query"], document, form["title"]))
+
+
 def read_rows(path: Path, form: Mapping[str, str], asked: bool = True) -> "Iterable[Pair]":
-    """Read a CSV file of questions and answers, or of documents alone if they are not ``asked`` for."""
+    """Read a table of questions and answers, or of documents alone if they are not ``asked`` for."""
     from effir.data.pairs import Columns, pairs_of_table
 
-    between = "\t" if form["delimiter"] in ("tab", "\\t") else form["delimiter"]
+    is_tabbed = path.suffix.lower() == ".tsv" and form["delimiter"] == FORM["delimiter"]
+    between = "\t" if is_tabbed or form["delimiter"] in ("tab", "\\t") else form["delimiter"]
     if len(between) != 1:
         raise EffirError(f"--delimiter is {between!r}: give one character, or `tab`")
     return pairs_of_table(path, Columns(form["query"], form["document"], form["title"]), between, asked=asked)

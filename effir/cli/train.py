@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effir.cli.tables import collection_options, column_options, read_documents, read_rows
+from effir.cli.tables import collection_options, column_options, is_objects, read_documents, read_objects, read_rows
 from effir.cli.terminal import PATH, answer, json_option
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def train(
 ) -> None:
     """Train a retriever on the table PATH: a question and a document that answers it in each row.
 
-    PATH is CSV with a header, or JSON lines of `query` and `positive` (.jsonl). It becomes a collection under
+    PATH is CSV or TSV with a header, or JSON lines or a JSON array of `query` and `positive` (.jsonl, .json); the
+    options name other columns. It becomes a collection under
     data/tables. Some questions are held out. The training steps that fit into --minutes are written into params.yaml,
     and `dvc repro` runs. The result is compared with BM25 and with the uncompressed model on the held-out questions.
     `git checkout params.yaml` goes back to the settings of the last commit. When nothing has changed, a second call
@@ -43,14 +44,13 @@ def train(
     Example: effir train tickets.csv --query question --document answer --minutes 30
     """
     from effir.cli.profiles import write_overlays
-    from effir.data.pairs import pairs_of_lines
     from effir.lab import table_training as lab
     from effir.params import load_params
 
     params = load_params()
     chosen = name or lab.name_for(path)
     lab.check_name(chosen, params.data.collections)
-    pairs = pairs_of_lines(path) if path.suffix == ".jsonl" else read_rows(path, form)
+    pairs = read_objects(path, form) if is_objects(path) else read_rows(path, form)
     others, least = read_documents(documents, form), max(lab.batch_sizes_of(params).values())
     with tempfile.TemporaryDirectory() as place:
         draft = Path(place) / chosen

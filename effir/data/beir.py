@@ -63,7 +63,8 @@ class Collection:
         """Stream the corpus in file order; EffirError names a row without ``_id`` or ``text``."""
         for number, row in enumerate(read_jsonl(self.folder / CORPUS), start=1):
             place = f"{self.folder / CORPUS}, document {number},"
-            yield Document(_id(row, place), _text(row, "title", place, default=""), _text(row, "text", place))
+            title = "" if row.get("title") is None else _text(row, "title", place)
+            yield Document(_id(row, place), title, _text(row, "text", place))
 
     def queries(self, split: str) -> dict[str, str]:
         """Query id to text, for the queries of ``split``, in the order of ``queries.jsonl``.
@@ -85,7 +86,7 @@ class Collection:
         """Query id to document id to grade, in file order; EffirError names a missing split or a malformed line."""
         path = self._qrels_file(split)
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise EffirError(f"{path} is not UTF-8 text ({error.reason}): convert it") from None
         if lines[0].split("\t")[-1].lstrip("-").isdigit():
@@ -185,8 +186,8 @@ def _id(row: Mapping[str, Any], place: str) -> str:
     return str(row["_id"])
 
 
-def _text(row: Mapping[str, Any], key: str, place: str, default: str | None = None) -> str:
-    text = row.get(key, default)
+def _text(row: Mapping[str, Any], key: str, place: str) -> str:
+    text = row.get(key)
     if not isinstance(text, str):
         raise EffirError(f"{place} has no string `{key}`: add one")
     return text

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from effir.data.beir import CORPUS, HEADER, QRELS, QUERIES, folded, open_collection, read_by_beir
 from effir.data.sample_size import DIFFERENCE, detectable, queries_needed
-from effir.files import can_be_written
+from effir.files import MARK, can_be_written
 
 LEAK = "query of the train split"
 RANKED, BATCH = 100, 64  # results that the metrics see, and a large batch
@@ -25,6 +25,7 @@ FAULTS: Mapping[str, tuple[Kind, str]] = {
     "no text": ("error", "add a `text`, a string"),
     "duplicate _id": ("error", "give each row its own `_id`, in qrels too"),
     "empty text": ("error", "remove the row and its qrels"),
+    "longer than the model reads": ("warning", "split it, or raise retriever.max_tokens: only the beginning is read"),
     "duplicate text": ("warning", "keep one document of each text and judge that one: they tie in every ranking"),
     "duplicate question": ("warning", "keep one query of each text, with the qrels of both"),
     "query in the corpus": ("warning", "no fix is needed: it is left out of its own results, unless judged relevant"),
@@ -157,10 +158,10 @@ def _texts(path: Path, report: Report, queries: Mapping[str, bytes] | None = Non
             report.note(path.name, "not JSON", where)
         elif not isinstance(row.get("_id"), str | int) or row["_id"] == "":
             report.note(path.name, "no _id", where)
-        elif not all(isinstance(t, str) and can_be_written(t) for t in (row.get("text"), row.get("title", ""))):
+        elif not all(isinstance(t, str) and can_be_written(t) for t in (row.get("text"), row.get("title") or "")):
             report.note(path.name, "no text", where)
         else:
-            id_, words = str(row["_id"]), folded(f"{row.get('title', '')} {row['text']}")
+            id_, words = str(row["_id"]), folded(f"{row.get('title') or ''} {row['text']}")
             digest = _digest(words)
             if id_ in found:
                 report.note(path.name, "duplicate _id", f"{id_!r}, {where}")
@@ -187,7 +188,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    row = json.loads(line.decode("utf-8"))
+                    row = json.loads(line.decode("utf-8").lstrip(MARK))
                 except ValueError:  # includes bytes that are not UTF-8
                     row = None
                 yield number, row if isinstance(row, dict) else None
@@ -197,7 +198,7 @@ def _judged(path: Path, documents: set[str], queries: Mapping[str, bytes], repor
     """Check the qrels of one split; return the ids of its queries."""
     name = f"{QRELS}/{path.name}"
     grades: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         cells, where = line.split("\t"), f"line {number}"
         is_row = len(cells) == 3 and re.fullmatch(r"\s*-?[0-9]+\s*", cells[2]) is not None
         if number == 1 and is_row:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from effir.data.beir import Collection, Document, write_collection
 from effir.errors import EffirError
-from effir.files import can_be_written, read_jsonl, require, table_rows
+from effir.files import can_be_written, read_objects, require, table_rows
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class Columns:
     query: str = "query"
     document: str = "document"
     title: str = "title"
+
+
+PAIR_KEYS = Columns(document="positive")  # of JSON lines, as sentence-transformers has them
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,22 @@ def pairs_of_table(path: Path, columns: Columns, delimiter: str, asked: bool = T
         yield _checked(Pair(query if asked else "", title, text), asked, place)
 
 
-def pairs_of_lines(path: Path) -> Iterator[Pair]:
-    """Read JSON lines of ``query``, ``positive`` (a text or a list of texts) and an optional ``title``.
+def pairs_of_lines(path: Path, keys: Columns = PAIR_KEYS) -> Iterator[Pair]:
+    """Read JSON lines, or a JSON array, of a query, its document (a text or a list of texts) and an optional title.
 
     EffirError names the first line that is different.
     """
-    for number, row in enumerate(read_jsonl(require(path)), start=1):
+    for number, row in enumerate(read_objects(require(path)), start=1):
         place = f"{path}, pair {number},"
-        query, title, positives = row.get("query"), row.get("title") or "", row.get("positive")
+        query, title, positives = row.get(keys.query), row.get(keys.title) or "", row.get(keys.document)
         texts: list[object] = positives if isinstance(positives, list) else [positives]
         if not isinstance(query, str) or not isinstance(title, str) or not texts:
-            raise EffirError(f"{place} has no `query` and `positive`, or a `title` that is not a text: correct it")
+            lacks = f"has no `{keys.query}` and `{keys.document}`, or a `{keys.title}` that is not a text"
+            raise EffirError(f"{place} {lacks}, only {', '.join(row) or 'nothing'}: correct it, or name its keys")
         for text in texts:
             if not isinstance(text, str):
-                raise EffirError(f"{place} has a `positive` that is neither a text nor a list of texts: correct it")
+                what = f"has a `{keys.document}` that is neither a text nor a list of texts"
+                raise EffirError(f"{place} {what}: correct it, or name its keys")
             yield _checked(Pair(query.strip(), title.strip(), text.strip()), True, place)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effir.encoding.text_reader import TextReader
+from effir.errors import EffirError
 from effir.model.auto_precision import Decision
 
 Tokens = NDArray[np.int64]
@@ -83,6 +84,8 @@ class TextEncoder:
 
     def _vectors(self, ids: Sequence[Sequence[int]], report: Report) -> Vectors:
         lengths = np.array([len(text) for text in ids], dtype=np.int64)
+        if not lengths.all():  # there is no token to pool: its vector would be zero
+            raise EffirError("a text has no token for this model, so it has no vector: remove or fill empty texts")
         rows_of = list(token_batches(lengths, self.budget))
         batches = [(padded(ids, rows, lengths, self.budget), lengths[rows]) for rows in rows_of]
         found = []

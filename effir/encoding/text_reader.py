@@ -1,7 +1,8 @@
 """How a retriever reads texts: its tokenizer, prompts, length limit and pooling. Needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from effir.errors import EffirError
 from effir.files import require
 from effir.model.plain_decoder import UNLIMITED, max_tokens_of, pooling_of
 from effir.model.prompt_config import POOLING, prompts_of, retrieval_prompts, transformer_of
+
+STREAMED = 1024  # texts tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,17 @@ class TextReader:
         """Return the token ids of each text after the prompt of that name, truncated to ``max_tokens``, with EOS."""
         before = self.prompts.get(prompt, "")
         return [found.ids for found in self.tokenizer.encode_batch([before + text for text in texts])]
+
+    def cut(self, texts: Iterable[str], prompt: str) -> Iterator[bool]:
+        """Yield for each text whether :meth:`read` leaves a part of it out; texts are streamed."""
+        before, stream = self.prompts.get(prompt, ""), iter(texts)
+        while chunk := [before + text for text in islice(stream, STREAMED)]:
+            yield from (bool(found.overflowing) for found in self.tokenizer.encode_batch(chunk))
+
+    def unread(self, texts: Sequence[str], prompt: str) -> list[int]:
+        """List the texts of which the model reads nothing: their tokens are those of an empty text."""
+        nothing, *read = self.read(["", *texts], prompt)
+        return [i for i, ids in enumerate(read) if ids == nothing]
 
     def truncated(self, text: str, prompt: str) -> str:
         """Return the part of a text that :meth:`read` keeps: its start, unless the tokenizer cuts on the left."""

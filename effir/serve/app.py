@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -21,12 +21,13 @@ from effir.errors import EffirError
 from effir.serve import schema
 from effir.serve.batching import Batcher
 from effir.serve.documents import MANIFEST, DocumentStore
-from effir.serve.limits import BodyLimit, answer_errors, refusal
+from effir.serve.limits import BodyLimit, UnreadTextError, answer_errors, refusal
 from effir.serve.segments import Found
 from effir.serve.snippets import best_passages
 
 WAITING = 1024  # requests that may wait; further ones are refused with 503
-TOGETHER = 32  # texts in a batch, or those of one request
+TOGETHER = 32  # texts in a batch
+PART = 64  # texts of one request that are encoded before other requests have their turn
 USUAL = 8, 32
 """Texts and tokens for which kernels are prepared at the start: it takes seconds once, instead of some ten milliseconds
 in each of the first hundreds of requests."""
@@ -84,8 +85,11 @@ class Service:
         return found
 
     def tokens(self, texts: Sequence[str], kind: str) -> int:
-        """Count the tokens that the model reads of some texts."""
-        return sum(len(ids) for ids in self.encoder.reader.read(texts, kind))
+        """Count the tokens that the model reads of some texts; UnreadTextError if it reads nothing of one."""
+        if unread := self.encoder.reader.unread(texts, kind):
+            text = texts[unread[0]][:40]
+            raise UnreadTextError(f"the model reads nothing of the text {text!r}: send a text with words")
+        return sum(map(len, self.encoder.reader.read(texts, kind)))
 
 
 class Metrics:
@@ -116,7 +120,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(BodyLimit)
     answer_errors(app)
     _count(app, metrics)
-    _add_search(app, Batcher(service.search, executor, **limits))
+    _add_search(app, service, Batcher(service.search, executor, **limits))
     _add_embeddings(app, service, Batcher(service.embed, executor, **limits, size=lambda each: len(each.texts)))
     _add_state(app, service, metrics)
     return app
@@ -136,7 +140,7 @@ def _count(app: FastAPI, metrics: Metrics) -> None:
             metrics.seconds.labels(path).observe(time.perf_counter() - started)
 
 
-def _add_search(app: FastAPI, searching: Batcher[schema.SearchRequest, list[schema.Hit]]) -> None:
+def _add_search(app: FastAPI, service: Service, searching: Batcher[schema.SearchRequest, list[schema.Hit]]) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def _page() -> str:
         return PAGE.read_text(encoding="utf-8")
@@ -144,6 +148,7 @@ def _add_search(app: FastAPI, searching: Batcher[schema.SearchRequest, list[sche
     @app.post("/search", response_model_exclude_none=True)
     async def _search(body: schema.SearchRequest) -> schema.SearchAnswer:
         """Find the documents nearest to a query."""
+        service.tokens([body.query], "query")  # refuses one that says nothing, alone: its batch is answered
         return schema.SearchAnswer(hits=await searching.do(body))
 
     @app.get("/search", response_model_exclude_none=True)
@@ -153,23 +158,27 @@ def _add_search(app: FastAPI, searching: Batcher[schema.SearchRequest, list[sche
 
 
 def _add_embeddings(app: FastAPI, service: Service, embedding: Batcher[schema.EmbedRequest, Vectors]) -> None:
+    async def _embedded(texts: list[str], kind: Literal["document", "query"]) -> tuple[Vectors, int]:
+        """Return the vectors and the tokens of texts; part by part, so that requests of few texts need not wait."""
+        count = await asyncio.to_thread(service.tokens, texts, kind)
+        parts = [texts[start : start + PART] for start in range(0, len(texts), PART)]
+        return np.concatenate([await embedding.do(schema.EmbedRequest(texts=part, kind=kind)) for part in parts]), count
+
     @app.post("/embed", response_model=schema.EmbedAnswer | schema.OpenAIAnswer)
     async def _embed(body: schema.EitherRequest) -> schema.EmbedAnswer | schema.OpenAIAnswer | Response:
         """Encode texts as unit vectors; with `input` instead of `texts`, in OpenAI's format."""
         if isinstance(body, schema.OpenAIRequest):
             return await _openai(body)
-        vectors = await embedding.do(body)
+        vectors, _ = await _embedded(body.texts, body.kind)
         return schema.EmbedAnswer(model=service.model.name, dimension=vectors.shape[1], vectors=vectors.tolist())
 
     @app.post("/v1/embeddings", response_model=schema.OpenAIAnswer)
     async def _openai(body: schema.OpenAIRequest) -> schema.OpenAIAnswer | Response:
         """Encode texts as unit vectors, in the format of OpenAI's embeddings."""
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        vectors = await embedding.do(schema.EmbedRequest(texts=texts, kind=body.input_type))
+        vectors, count = await _embedded(body.input, body.input_type)
         if body.dimensions not in (None, vectors.shape[1]):
             return refusal(422, f"dimensions: must be {vectors.shape[1]}, the dimension of this model")
         written = [_written(each, body.encoding_format) for each in vectors]
-        count = await asyncio.to_thread(service.tokens, texts, body.input_type)
         return schema.OpenAIAnswer(
             data=[schema.OpenAIEmbedding(index=i, embedding=each) for i, each in enumerate(written)],
             model=body.model or service.model.name,

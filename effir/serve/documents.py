@@ -119,6 +119,12 @@ class DocumentStore:
         self._segments = [segment for segment in opened if segment.count]
         self.count = sum(segment.count for segment in self._segments)
 
+    @property
+    def recall(self) -> float:
+        """The lowest recall@10 that was measured of a segment's graph; 1 if the index is exact."""
+        graphs = [segment.index.graph for segment in self._segments]
+        return min((graph.recall_at_10 for graph in graphs if graph), default=1.0)
+
     def search(self, vectors: Vectors, k: int) -> list[list[Found]]:
         """Return the ``k`` nearest documents of each row over all segments, for (queries, dimension) float32."""
         if not self._segments:

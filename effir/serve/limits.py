@@ -11,6 +11,11 @@ from effir.serve.batching import TooMuchWaitingError
 from effir.serve.schema import OPENAI, OWN
 
 LARGEST = 1_000_000  # bytes of a body
+LARGER = {"/embed": 10_000_000, "/v1/embeddings": 10_000_000}  # of requests that may hold many texts
+
+
+class UnreadTextError(ValueError):
+    """A text of which the model reads nothing."""
 
 
 def refusal(status: int, sentence: str, **headers: str) -> JSONResponse:
@@ -19,7 +24,7 @@ def refusal(status: int, sentence: str, **headers: str) -> JSONResponse:
 
 
 class BodyLimit:
-    """Refuse a body of more than ``LARGEST`` bytes, and read no more than that."""
+    """Refuse a body of more bytes than its path allows, and read no more than that."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -28,14 +33,14 @@ class BodyLimit:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        is_large, size, messages = declared.isdigit() and int(declared) > LARGEST, 0, list[Message]()
+        declared, limit = dict(scope["headers"]).get(b"content-length", b"0"), LARGER.get(scope["path"], LARGEST)
+        is_large, size, messages = declared.isdigit() and int(declared) > limit, 0, list[Message]()
         while not is_large and (not messages or messages[-1].get("more_body")):
             messages.append(await receive())
             size += len(messages[-1].get("body", b""))
-            is_large = size > LARGEST
+            is_large = size > limit
         if is_large:
-            said = refusal(413, f"the body has more than {LARGEST:,} bytes: send fewer or shorter texts")
+            said = refusal(413, f"the body has more than {limit:,} bytes: send fewer or shorter texts")
             return await said(scope, receive, send)
         rest = iter(messages)
 
@@ -56,6 +61,10 @@ def answer_errors(app: FastAPI) -> None:
         where = ".".join(str(part) for part in first["loc"] if part not in ("body", OWN, OPENAI)) or "the body"
         problem = str(first["msg"]).removeprefix("Value error, ")
         return refusal(422, f"{where}: {problem[0].lower()}{problem[1:]}; /docs lists what is allowed")
+
+    @app.exception_handler(UnreadTextError)
+    async def _unread(request: Request, error: UnreadTextError) -> JSONResponse:
+        return refusal(422, str(error))
 
     @app.exception_handler(HTTPException)
     async def _refused(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,20 +1,48 @@
 """The requests and answers of the service."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
-LONGEST, MOST_TEXTS, MOST_HITS = 20_000, 64, 100
+LONGEST, MOST_TEXTS, MOST_HITS = 20_000, 2048, 100
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST)]
 Hits = Annotated[int, Field(ge=1, le=MOST_HITS)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
+def _as_texts(given: Any) -> Any:
+    """Make one text a list of it; refuse token ids, which some clients of OpenAI's send, with the way out."""
+    first = given[0] if isinstance(given, list) and given else None
+    if isinstance(first, int | list):
+        raise ValueError(
+            "it holds token ids, which only the model that made them understands: send texts (in LangChain's "
+            "OpenAIEmbeddings, check_embedding_ctx_length=False)"
+        )
+    return [given] if isinstance(given, str) else given
+
+
 class Body(BaseModel):
-    """A request: unknown fields are refused, and values are not converted."""
+    """A request: unknown fields are refused, values are not converted, and null is as if a field were absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in body.items() if value is not None or name not in optional}
 
 
 class SearchRequest(Body):
@@ -59,7 +87,7 @@ class EmbedAnswer(BaseModel):
 class OpenAIRequest(Body):
     """Texts in the format of OpenAI's embeddings; ``input_type`` is an extension that other services have too."""
 
-    input: Text | Texts
+    input: Annotated[Texts, BeforeValidator(_as_texts, json_schema_input_type=Text | Texts)]
     model: str = Field("", description="ignored: this service has one model")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="must be the dimension of the model")

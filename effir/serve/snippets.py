@@ -1,13 +1,12 @@
 """The passage of a document that matches a query best."""
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 
 from effir.encoding.encoder import TextEncoder, Vectors
-from effir.serve.texts import grouped
+from effir.serve.passages import grouped, sentences
 
 WORDS = 30  # words of a passage: complete sentences, unless one is longer
 
@@ -27,7 +26,7 @@ def best_passages(encoder: TextEncoder, query: Vectors, texts: Sequence[str]) ->
 def passages_of(encoder: TextEncoder, text: str) -> list[str]:
     """Split what the encoder reads of a text into passages of about ``WORDS`` words."""
     read = encoder.reader.truncated(text, "document")
-    return grouped(re.split(r"(?<=[.!?])\s+", read), WORDS)
+    return grouped(sentences(read), WORDS)
 
 
 def _best(passages: Sequence[str], vectors: Iterator[Vectors], query: Vectors) -> str:

@@ -26,7 +26,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = SimpleNamespace(
         queries=lambda texts: np.eye(2)[:1],
         documents=lambda texts: np.array([[1.0, 0.0] if "signal" in text else [0.0, 1.0] for text in texts]),
-        reader=SimpleNamespace(truncated=lambda text, prompt: text),
+        reader=SimpleNamespace(truncated=lambda text, prompt: text, unread=lambda texts, prompt: []),
     )
     monkeypatch.setattr(module, "_open_set", lambda name: (encoder, lambda vectors, count: HITS))
 

@@ -128,7 +128,7 @@ def test_qrels_in_another_encoding_are_one_sentence(collection: Collection) -> N
     [
         ('{"title": "t", "text": "x"}', "document 1, has no `_id`"),
         ('{"_id": "d", "title": "t"}', "document 1, has no string `text`"),
-        ('{"_id": "d", "title": null, "text": "x"}', "document 1, has no string `title`"),
+        ('{"_id": "d", "title": 3, "text": "x"}', "document 1, has no string `title`"),
         ('{"_id": "d", "text": "\udcff"}', "is not UTF-8 text"),
     ],
 )

@@ -1,13 +1,14 @@
 """`effir data check`: each fault of a collection, found and named, and nothing where there is none."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from effir.cli import main
+from effir.data.beir import Collection
 from effir.data.checking import FAULTS, check_collection
 
 CORPUS = [{"_id": "d1", "title": "Cells", "text": "They divide."}, {"_id": "d2", "text": "They grow."}]
@@ -130,6 +131,27 @@ def test_findings_are_json_for_programs(tmp_path: Path) -> None:
     (twice,) = found["findings"]
     assert (twice["fault"], twice["count"], twice["kind"]) == ("duplicate _id", 2, "error")
     assert found["judged"] == {"train": 1, "test": 1}
+
+
+def test_a_byte_order_mark_and_a_null_title_are_no_faults(tmp_path: Path) -> None:
+    corpus = [{**CORPUS[0], "title": None}, CORPUS[1]]
+    folder = write(tmp_path, "\ufeff" + lines(corpus), lines(QUERIES), QRELS)
+    assert not check_collection(folder).errors
+    assert [document.title for document in Collection(folder).documents()] == ["", ""]
+
+
+def test_documents_that_are_longer_than_the_model_reads_are_counted(
+    tmp_path: Path, tiny_checkpoint: Callable[[bool], Path]
+) -> None:
+    from effir.model.retriever import build_retriever, save_retriever
+
+    model = build_retriever(tiny_checkpoint(False), pooling="last", query_prompt="", document_prompt="", max_tokens=16)
+    save_retriever(model, tmp_path / "retriever")
+    (tmp_path / "set").mkdir()
+    folder = write(tmp_path / "set", lines(CORPUS), lines(QUERIES), QRELS)  # 18 bytes and EOS; 10 and EOS
+    result = effir(str(folder), "--model", str(tmp_path / "retriever"))
+    assert "warning: corpus.jsonl: longer than the model reads (1), e.g. 'd1': split it" in result.output
+    assert result.exit_code == 0
 
 
 def test_an_incomplete_collection_is_one_sentence(tmp_path: Path) -> None:

@@ -71,6 +71,27 @@ def test_pairs_may_have_several_answers(tmp_path: Path) -> None:
     assert [document.content for document in collection.documents()] == ["x", "y", "T x"]
 
 
+@pytest.mark.parametrize("form", ["lines", "array"])
+def test_json_may_have_other_keys_a_mark_and_null_titles(tmp_path: Path, form: str) -> None:
+    rows = [{"ask": f"q{i}?", "reply": f"x{i}", "title": None} for i in range(3)]
+    text = "".join(json.dumps(row) + "\n" for row in rows) if form == "lines" else json.dumps(rows, indent=1)
+    path = tmp_path / "pairs.JSON"
+    path.write_text(text, encoding="utf-8-sig")
+    names = ["--query", "ask", "--document", "reply", "--test-share", "0"]
+    result = effir("from-pairs", str(path), str(tmp_path / "made"), *names)
+    assert result.exit_code == 0, result.output
+    collection = open_collection(tmp_path / "made")
+    assert [document.content for document in collection.documents()] == ["x0", "x1", "x2"]
+    assert list(collection.queries("train").values()) == ["q0?", "q1?", "q2?"]
+
+
+def test_a_row_that_would_lose_its_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("question,answer\nWhy?,Because, and so.\n", encoding="utf-8")
+    names = ["--query", "question", "--document", "answer"]
+    result = effir("from-csv", str(tmp_path / "bad.csv"), str(tmp_path / "made"), *names)
+    assert "line 2, has more cells than the header: put texts that contain ',' in quotation marks" in result.output
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

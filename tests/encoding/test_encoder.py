@@ -47,6 +47,21 @@ def test_mean_tokens_counts_eos_and_truncation(retriever: Callable[..., Path]) -
     assert TextReader.open(retriever()).mean_tokens(["abc", TEXTS[1]]) == 12
 
 
+def test_texts_that_are_truncated_or_not_read_at_all_are_told(retriever: Callable[..., Path]) -> None:
+    reader = TextReader.open(retriever())
+    # BOS, "d: " and EOS leave 11 of 16 tokens; a token is a byte here.
+    texts = ["", "12345678901", "123456789012", "中文中", "中文中文"]
+    assert list(reader.cut(texts, "document")) == [False, False, True, False, True]
+    assert reader.unread(["a", "", "b"], "document") == [1]
+
+
+def test_a_text_without_tokens_is_refused_and_gets_no_zero_vector(retriever: Callable[..., Path]) -> None:
+    encoder = open_encoder(retriever("mean", document_prompt="", eos=False), "torch", "float32", 1000)
+    encoder.reader.tokenizer.post_processor = None  # type: ignore[assignment]  # no BOS: as a base model's own tokenizer
+    with pytest.raises(EffirError, match="a text has no token for this model, so it has no vector"):
+        encoder.documents(["abc", ""])
+
+
 @pytest.mark.parametrize("budget", [1, 40, 1000])
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("drop", CUTS.values(), ids=CUTS)

@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 
 from benchmarks.processes import Served, serving
 from effir.compress.cut import cut_checkpoint
 from effir.data.beir import Document
+from effir.encoding.text_reader import TextReader
 from effir.model.retriever import build_retriever, save_retriever
 from effir.model.shape import shape_of
 from effir.serve.documents import create_index
@@ -46,3 +49,13 @@ def indexed(retriever: Path, folder: Path) -> Path:
 def served(retriever: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(indexed(retriever, tmp_path_factory.mktemp("served") / "index")) as found:
         yield found
+
+
+def byte_reader(max_tokens: int) -> TextReader:
+    """Read a token a byte, and EOS."""
+    vocab = {token: i for i, token in enumerate(["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])  # type: ignore[assignment]
+    tokenizer.enable_truncation(max_tokens)
+    return TextReader(tokenizer, {}, max_tokens, "last")

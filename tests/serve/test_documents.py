@@ -250,12 +250,17 @@ def test_the_commands_build_add_search_and_delete(retriever: Path, tmp_path: Pat
     rows = "".join(json.dumps({"id": text.split()[0], "text": text}) + "\n" for text in texts)
     source = write(tmp_path / "docs.jsonl", rows)
     built = effir("index", "build", source, tmp_path / "index", "--model", retriever, "--json")
-    answer = json.loads(built.stdout)
-    assert {**answer, "encoding": ""} == {"folder": str(tmp_path / "index"), "documents": 36, "encoding": ""}
+    made = {"folder": str(tmp_path / "index"), "documents": 36, "cut": 0, "recall_at_10": 1.0}
+    assert {**json.loads(built.stdout), "encoding": ""} == {**made, "encoding": ""}
+    assert built.stderr == f"{source}: id, text are read\n"
     hits = json.loads(effir("search", "w9 w10 w11", "--index", tmp_path / "index", "-k", "3", "--json").stdout)
     assert (hits[0]["id"], hits[0]["text"]) == ("w9", "w9 w10 w11")
     vectors = open_retriever(retriever).encode(["w9 w10 w11", hits[1]["text"]])
     assert hits[1]["score"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=5e-3)
+
+    refused = effir("search", " ", "--index", tmp_path / "index")
+    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+    assert "the model reads nothing of the query ' ': ask with words" in refused.output
 
     more = write(tmp_path / "more.csv", "id,text\nw9,w50 w51\nx,w52 w53\n")
     assert "2 documents added; 1 of them replaced older ones" in effir("index", "add", more, tmp_path / "index").output
@@ -263,6 +268,15 @@ def test_the_commands_build_add_search_and_delete(retriever: Path, tmp_path: Pat
     assert "3 deleted" in effir("index", "delete", tmp_path / "index", "w11", "--from", listed).output
     hits = json.loads(effir("search", "w10 w11 w12", "--index", tmp_path / "index", "-k", "50", "--json").stdout)
     assert sorted(hit["id"] for hit in hits) == sorted({text.split()[0] for text in texts} - {"w10", "w11"})
+
+
+def test_what_is_cut_off_is_said(retriever: Path, tmp_path: Path) -> None:
+    rows = [{"body": " ".join(["w9"] * count)} for count in (15, 16, 17)]  # beside EOS the model reads 15 words
+    source = write(tmp_path / "docs.json", json.dumps(rows))
+    options = ("--model", retriever, "--text", "body", "--factory", "HNSW32")
+    built = effir("index", "build", source, tmp_path / "index", *options)
+    assert "2 of 3 documents are longer than the 16 tokens that the model reads, e.g. " in built.stderr
+    assert "3 documents (recall@10 1.000)" in built.stdout
 
 
 def test_an_index_whose_model_changed_is_not_searched(retriever: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import requests
 from click.testing import CliRunner
 from fastapi.testclient import TestClient
 from openai import OpenAI
+from tokenizers.normalizers import Replace
 
 from benchmarks.processes import Served, serving
 from effir.cli import main
@@ -100,6 +101,39 @@ def test_vectors_are_those_of_sentence_transformers_also_by_openais_client(serve
     assert [row["object"] for row in also["data"]] == ["embedding", "embedding"]
 
 
+def test_null_is_as_if_a_field_were_absent(served: Served) -> None:
+    nulls = {"encoding_format": None, "model": None, "user": None, "dimensions": None, "input_type": None}
+    for path, body in (("v1/embeddings", {"input": "w9"}), ("search", {"query": "w9"}), ("embed", {"texts": ["w9"]})):
+        also = nulls if path.startswith("v1") else {"k": None} if path == "search" else {"kind": None}
+        answers = [requests.post(f"{served.address}/{path}", json={**body, **more}, timeout=30) for more in ({}, also)]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert answers[0].json() == answers[1].json()
+
+
+def test_a_text_of_which_the_model_reads_nothing_is_refused(retriever: Path, tmp_path: Path) -> None:
+    index = indexed(retriever, tmp_path / "index")
+    encoder = open_model(read_manifest(index).model)
+    encoder.reader.tokenizer.normalizer = Replace("\u200b", "")  # as tokenizers of encoders do
+    client = TestClient(create_app(Service(index, encoder)))
+    for path, body in (
+        ("v1/embeddings", {"input": ["w9", "\u200b"]}),
+        ("embed", {"texts": ["\u200b"]}),
+        ("search", {"query": "\u200b"}),
+    ):
+        answer = client.post(f"/{path}", json=body)
+        said = "the model reads nothing of the text '\\u200b': send a text with words"
+        assert (answer.status_code, answer.json()["error"]["message"]) == (422, said)
+
+
+def test_many_texts_are_worked_off_in_parts(served: Served, retriever: Path) -> None:
+    texts = [f"w{i % 50 + 4} w{i % 7 + 4}" for i in range(150)]  # three parts of 64, 64 and 22
+    client = OpenAI(base_url=f"{served.address}/v1", api_key="none")
+    found = client.embeddings.create(model="any", input=texts).data
+    assert [each.index for each in found] == list(range(150))
+    wanted = open_retriever(retriever).encode(texts)
+    np.testing.assert_allclose([each.embedding for each in found], wanted, atol=1e-5)
+
+
 def test_health_metrics_and_the_schema_describe_the_service(served: Served) -> None:
     ask(served, "w9")
     health = requests.get(f"{served.address}/health", timeout=30).json()
@@ -128,11 +162,16 @@ def test_health_metrics_and_the_schema_describe_the_service(served: Served) -> N
         ("/search", b"[1]", 422, "the body"),
         ("/search", json.dumps({"query": "x" * 20_001}).encode(), 422, "query: string should have at most 20000"),
         ("/search", b'{"query": "' + b"x" * 10_000_000 + b'"}', 413, "the body has more than 1,000,000 bytes"),
-        ("/embed", json.dumps({"texts": ["x"] * 65}).encode(), 422, "texts: list should have at most 64 items"),
+        ("/embed", json.dumps({"texts": ["x"] * 2049}).encode(), 422, "texts: list should have at most 2048 items"),
+        ("/v1/embeddings", json.dumps({"input": ["x"] * 2049}).encode(), 422, "input: list should have at most 2048"),
+        ("/v1/embeddings", b'{"input": ""}', 422, "input.0: string should have at least 1 character"),
+        ("/v1/embeddings", b'{"input": ["x", " "]}', 422, "input.1: string should have at least 1 character"),
+        ("/v1/embeddings", b'{"input": null}', 422, "input: input should be a valid list"),
+        ("/v1/embeddings", b'{"input": [[1, 2], [3]]}', 422, "input: it holds token ids"),
         ("/embed", b'{"texts": []}', 422, "texts: list should have at least 1 item"),
         ("/embed", b'{"texts": ["x"], "kind": "picture"}', 422, "kind: input should be 'document' or 'query'"),
         ("/v1/embeddings", b'{"input": "x", "dimensions": 7}', 422, "dimensions: must be 32"),
-        ("/v1/embeddings", b'{"input": [1, 2]}', 422, "input"),
+        ("/v1/embeddings", b'{"input": [1, 2]}', 422, "input: it holds token ids"),
         ("/nowhere", b"{}", 404, "there is no /nowhere: /docs lists the paths"),
         ("/health", b"{}", 405, "/health does not support POST"),
     ],

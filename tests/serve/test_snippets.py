@@ -43,6 +43,14 @@ def test_only_what_the_encoder_reads_can_match(encoder: TextEncoder) -> None:
     assert passages_of(encoder, " ".join(SENTENCES)) == [*SENTENCES[:2], f"{SENTENCES[2]} d"]
 
 
+def test_sentences_of_a_script_without_spaces_are_passages(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effir.serve.snippets.WORDS", 10)
+    first, second = "数" * 14 + "。", "组" * 14 + "。"  # each counts as 8 words
+    assert passages_of(encoder, first + second) == [first, second]
+
+
 def test_texts_of_one_passage_are_not_encoded(encoder: TextEncoder) -> None:
     encoder.forward = lambda batches: pytest.fail("nothing has to be encoded")
     assert best_passages(encoder, np.zeros(300, np.float32), ["a", "two words"]) == ["a", "two words"]
