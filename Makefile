@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup smoke repro test test-fast check bench format ui clean
+.PHONY: setup smoke repro test test-fast chaos check bench format ui clean
 
 setup: $(READY)
 
@@ -36,6 +36,12 @@ check: $(READY)
 	ruff format --check .
 	mypy
 	python -m pytest -q tests/test_graph.py
+
+# Hundreds of kills of commands, stages and the pipeline, full disks, lost servers, damaged files; hours on two cores. It
+# goes on where it was stopped. CHAOS="index export --trials 50" makes some.
+CHAOS ?=
+chaos: $(READY)
+	python -m tests.chaos $(CHAOS)
 
 # Speed and memory side by side, a table each; half an hour on two cores that do nothing else. BENCH="encode search"
 # makes some of them. llama.cpp competes where its package is installed: pip install llama-cpp-python (builds 8 minutes).

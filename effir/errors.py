@@ -1,5 +1,6 @@
 """The exceptions whose message is written for the user."""
 
+import errno
 from pathlib import Path
 
 
@@ -8,6 +9,24 @@ class EffirError(Exception):
 
     Programs print it without a traceback and end with status 2.
     """
+
+
+# What libraries say that hide the system's error: torch, numpy, sqlite.
+_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "disk is full",
+    "PytorchStreamWriter failed",
+    " requested and ",
+)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it was raised from, says that a disk has no room left."""
+    if error is None:
+        return False
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or any(text in str(error) for text in _FULL) or is_disk_full(error.__cause__ or error.__context__)
 
 
 class MissingError(EffirError):

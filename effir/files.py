@@ -1,44 +1,67 @@
 """Read and write files: atomic writes, checked reads, and the folders where effir keeps its own state."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from effir.errors import EffirError, MissingError
+from effir.process import has_ended, identity
 
+OLD = ".old"  # what a folder is called from the moment when its successor is complete until it is removed
+OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+_NUMBERS = count()
 LONGEST = 10_000_000  # characters of a field of a CSV file; csv's own limit is 131,072
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` for a file or folder; rename it to ``path`` when the block succeeds.
+    """Yield a temporary path for a file or folder; rename it to ``path`` when the block succeeds.
 
-    If the block raises, ``path`` does not change and the temporary file is removed. Temporary files that a killed
-    process left for the same ``path`` are removed too.
+    If the block raises, ``path`` does not change. An old folder is renamed aside before the new one takes its place: a
+    kill in between loses neither, and :func:`settled` completes it.
+    """
+    with scratch(path) as work:
+        yield (draft := work / path.name)
+        _put(draft, path, work)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Make a folder of this block's own beside ``path``, and remove it at the end.
+
+    Those that killed processes left for the same ``path`` are removed too, but never one of a process that may live: in
+    another container or on another machine nobody can tell.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.draft")
-    for beside in path.parent.iterdir():
-        if (found := name.fullmatch(beside.name)) and not psutil.pid_exists(int(found[1])):
-            _remove(beside)
-    draft = path.parent / f".{path.name}.{os.getpid()}.draft"
-    _remove(draft)
+    settled(path)
+    for left, owner in _scratches(path):
+        if has_ended(owner):
+            shutil.rmtree(left, ignore_errors=True)
+    work = path.parent / f".{path.name}.{identity()}.{next(_NUMBERS)}.draft"
+    work.mkdir()
     try:
-        yield draft
-        if draft.is_dir():
-            _remove(path)
-        draft.replace(path)
+        yield work
     finally:
-        _remove(draft)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def settled(path: Path) -> Path:
+    """Return ``path``; if a kill interrupted the replacement of a folder, put the new one in its place first."""
+    if not path.exists():
+        for work, _ in _scratches(path):
+            if (work / f"{path.name}{OLD}").exists():  # it was moved aside, so the new one is complete
+                with suppress(OSError):  # another process has just done the same
+                    (work / path.name).rename(path)
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -105,7 +128,7 @@ def can_be_written(text: str) -> bool:
 
 def require(path: Path) -> Path:
     """Return ``path`` if it exists, otherwise raise MissingError."""
-    if not path.exists():
+    if not settled(path).exists():
         raise MissingError(path)
     return path
 
@@ -138,22 +161,26 @@ def state_dir(kind: str) -> Path:
     return folder
 
 
-def checkpoints_for(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Path:
-    """Name a folder for checkpoints by the hash of the settings and inputs of a training stage."""
-    identity = json.dumps([settings, [sha256_of(path) for path in inputs]], sort_keys=True)
-    return state_dir("checkpoints") / f"{stage}-{text_digest(identity)[:16]}"
+def _scratches(path: Path) -> list[tuple[Path, str]]:
+    """List the folders that :func:`scratch` made for ``path``, each with the process that made it."""
+    form = re.compile(rf"\.{re.escape(path.name)}\.([\w-]+)\.\d+\.draft")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [(each, found[1]) for each in beside if (found := form.fullmatch(each.name))]
 
 
-@contextmanager
-def resumable(stage: str, settings: Mapping[str, Any], inputs: Sequence[Path]) -> Iterator[Path]:
-    """Yield the folder of :func:`checkpoints_for`; remove it when the block, which trains and saves, succeeds."""
-    place = checkpoints_for(stage, settings, inputs)
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _put(draft: Path, path: Path, work: Path) -> None:
+    """Rename ``draft`` to ``path``; of two processes that do so at once the later one holds."""
+    if not draft.is_dir():
+        draft.replace(path)
+        return
+    for number in count():
+        try:
+            draft.rename(path)
+            return
+        except OSError as error:
+            if not draft.exists():  # another process found the path missing and completed this for us
+                return
+            if error.errno not in OCCUPIED:
+                raise
+        with suppress(FileNotFoundError):
+            path.rename(work / f"{path.name}{OLD}{number or ''}")

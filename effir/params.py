@@ -75,6 +75,8 @@ def load_params(path: Path = PARAMS) -> Params:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise EffirError(f"{path} is not YAML ({' '.join(str(error).split())}): correct it") from None
+    except UnicodeDecodeError as error:
+        raise EffirError(f"{path} is not UTF-8 text ({error.reason}): correct it") from None
     if values is None:  # what DVC leaves of it that is killed while it writes the settings of an experiment
         raise EffirError(f"{path} is empty: restore it by `git checkout {path}`")
     return check_params(values)

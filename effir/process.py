@@ -1,15 +1,47 @@
-"""End a stage when the process that started it is gone."""
+"""Tell processes apart, and end a stage when the process that started it is gone."""
 
 import os
+import re
 import signal
 import threading
 import time
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from socket import gethostname
 
 import psutil
 
 KILLED = 128 + signal.SIGTERM
 SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
+
+
+def identity() -> str:
+    """Name this process as no other one is named, on any machine and in any container: words of letters and digits."""
+    return f"{_kernel()}-{os.getpid()}-{psutil.Process().create_time():.0f}"
+
+
+def has_ended(identity: str) -> bool:
+    """Tell whether the process of an :func:`identity` has certainly ended; of another container, nobody can tell."""
+    kernel, pid, began = identity.rsplit("-", 2) if identity.count("-") == 2 else ("", "0", "0")
+    if kernel != _kernel():
+        return False
+    try:
+        process = psutil.Process(int(pid))
+        # The start in seconds, because a process id is given again later.
+        return abs(process.create_time() - int(began)) >= 2 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@cache
+def _kernel() -> str:
+    """Name the running kernel and the process namespace in which ids of processes mean what they mean here."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return f"{boot.replace('-', '')[:12]}n{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return re.sub(r"\W", "", gethostname()) or "here"
 
 
 def die_with_parent(poll: float = 0.5) -> None:

@@ -1,14 +1,16 @@
 """Distil the hidden states of the uncompressed model into the one that lost sublayers."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 from effir.data.examples import load_examples
-from effir.files import require, resumable, write_json
+from effir.files import require, write_json
 from effir.model.checkpoint import save_model
 from effir.model.retriever import build_retriever
 from effir.model.shape import shape_of
+from effir.resume import resumable
 from effir.training.distillation import distill
 from effir.training.trainer import Curve, Job
 from stages.paths import DEPTH, DISTILL_LOSS, DISTILLED, FULL, TRAIN
@@ -27,7 +29,7 @@ def main() -> None:
         model = build_retriever(require(DEPTH), **settings)
         identity = {**settings, **asdict(schedule), **asdict(adapters)}
         curve: Curve = []
-        with resumable("distill", identity, [FULL, DEPTH, TRAIN]) as checkpoints:
+        with resumable("distill", identity, [FULL, DEPTH, TRAIN, Path(__file__)]) as checkpoints:
             if schedule.steps and shape_of(DEPTH) != shape_of(FULL):
                 teacher = build_retriever(require(FULL), **settings)
                 examples = load_examples(require(TRAIN), "train", negatives=0)

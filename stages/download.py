@@ -15,7 +15,8 @@ def main() -> None:
     """Bring the base model, the training collection and the calibration texts."""
     with running("download") as stage:
         data, cache = stage.params.data, state_dir("downloads")
-        install_base_model(stage.params.model.base, BASE, cache)
+        base, appends_eos = stage.params.model.base, stage.params.retriever.pooling != "base"
+        install_base_model(base, BASE, cache, appends_eos=appends_eos)
         train = install_training(
             data.train, TRAIN, negatives=data.negatives, mirror=data.mirror, collections=data.collections, cache=cache
         )

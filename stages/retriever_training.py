@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from effir.data.examples import load_examples
-from effir.files import require, resumable
+from effir.files import require
 from effir.model.retriever import build_retriever, save_retriever
 from effir.params import Params
+from effir.resume import resumable
 from effir.training.hard_negatives import draw_examples, with_hard_negatives
 from effir.training.losses import TeacherTerm, ranking_loss
 from effir.training.trainer import Curve, Job, Log, Schedule, fit_adapters
@@ -47,7 +48,7 @@ def train_retriever(
     identity = {**settings, **asdict(schedule), **asdict(adapters), "teacher": weights, "chosen": chosen}
     identity |= {"loss": training.temperature, "examples": training.examples}
     model = build_retriever(source, **settings)
-    with resumable(into.name, identity, [source, TRAIN, teacher.folder]) as checkpoints:
+    with resumable(into.name, identity, [source, TRAIN, teacher.folder, Path(__file__)]) as checkpoints:
         term = TeacherTerm(scores, **weights) if scores else None
         loss = ranking_loss(model, training.temperature, term, training.mini_batch)
         curve = fit_adapters(model, examples, loss, adapters, Job(schedule, checkpoints, log))

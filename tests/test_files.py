@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from effir.files import (
     write_jsonl,
     writing,
 )
+from effir.process import identity
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 def names(folder: Path) -> list[str]:
@@ -29,18 +33,18 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def dead() -> int:
-    """The id of a process that has ended."""
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    return ended.pid
+def dead() -> str:
+    """The identity of a process that has ended."""
+    code = "from effir.process import identity; print(identity())"
+    said = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    return said.stdout.strip()
 
 
 def test_a_file_is_absent_until_its_block_ends(tmp_path: Path) -> None:
     target = tmp_path / "deep/er/a.txt"
     with writing(target) as draft:
         draft.write_text("new")
-        assert draft.parent == target.parent  # on the same file system: the rename is atomic
+        assert draft.parent.parent == target.parent  # on the same file system: the rename is atomic
         assert not target.exists()
     assert tree(tmp_path) == {"deep/er/a.txt": "new"}
 
@@ -76,45 +80,82 @@ def test_an_exception_leaves_the_old_and_no_draft(tmp_path: Path, kind: str) -> 
     assert names(tmp_path) == ["kept"]
 
 
-def test_drafts_of_killed_writers_are_removed_by_the_next_one(tmp_path: Path, dead: int) -> None:
-    (tmp_path / f".a.json.{dead}.draft").write_text("half")
-    folder = tmp_path / ".a.json.999999999.draft"  # beyond the largest id that Linux gives (2 ** 22)
-    folder.mkdir()
-    (folder / "part").write_text("half")
+def test_drafts_of_killed_writers_are_removed_by_the_next_one(tmp_path: Path, dead: str) -> None:
+    (tmp_path / f".a.json.{dead}.0.draft").mkdir()
+    (tmp_path / f".a.json.{dead}.0.draft/a.json").write_text("half")
     write_json(tmp_path / "a.json", 1)
     assert names(tmp_path) == ["a.json"]
 
 
-def test_drafts_of_living_writers_and_of_other_files_are_left_alone(tmp_path: Path, dead: int) -> None:
+def test_drafts_of_living_writers_and_of_other_files_are_left_alone(tmp_path: Path, dead: str) -> None:
+    kernel, pid, began = dead.rsplit("-", 2)
     others = [
-        f".a.json.{os.getppid()}.draft",  # another process writes the same file right now
-        f".b.a.json.{dead}.draft",
-        f".axjson.{dead}.draft",
-        f".a.json.{dead}.draft.txt",
-        ".a.json.notes.draft",
+        f".a.json.{identity()}.99.draft",  # another thread writes the same file right now
+        f".a.json.{kernel}9-{pid}-{began}.0.draft",  # another container's process, whose id means nothing here
+        f".a.json.feedfeedfeedn1-{pid}-{began}.0.draft",  # another machine's, on a shared disk
+        f".b.a.json.{dead}.0.draft",
+        f".axjson.{dead}.0.draft",
+        f".a.json.{dead}.0.draft.txt",
+        ".a.json.notes.0.draft",
     ]
     for name in others:
-        (tmp_path / name).write_text("other")
+        (tmp_path / name).mkdir()
     write_json(tmp_path / "a.json", 1)
     assert names(tmp_path) == sorted([*others, "a.json"])
 
 
-def test_a_writer_killed_in_the_middle_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", "old")
+def killed_at(event: int, path: Path) -> bool:
+    """Replace the folder ``path`` by the file ``fresh``; the process is killed before its file operation ``event``."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from effir.files import writing\n"
-        "with writing(Path(sys.argv[1])) as draft:\n"
-        "    draft.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys; from pathlib import Path; from effir.files import identity, writing\n"
+        "identity(); left = [int(sys.argv[1])]\n"
+        "def kill(name, arguments):\n"
+        "    if name.split('.')[0] in ('open', 'os', 'shutil') and name != 'os.kill':\n"
+        "        left[0] -= 1\n"
+        "        left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.addaudithook(kill)\n"
+        "with writing(Path(sys.argv[2])) as draft:\n"
+        "    draft.mkdir(); (draft / 'fresh').write_text('new')\n"
+        "os._exit(0)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    killed = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.json")], env=environment, check=False, timeout=30
-    )
-    assert killed.returncode == -9
-    assert read_json(tmp_path / "a.json") == "old"
-    assert len(names(tmp_path)) == 2
-    write_json(tmp_path / "a.json", "new")
-    assert tree(tmp_path) == {"a.json": '"new"\n'}
+    command = [sys.executable, "-c", code, str(event), str(path)]
+    return subprocess.run(command, env=ENVIRONMENT, check=False, timeout=60).returncode == -9
+
+
+def test_a_folder_is_old_or_new_wherever_its_replacement_is_killed(tmp_path: Path) -> None:
+    path, seen = tmp_path / "model", list[dict[str, str]]()
+    for event in range(1, 99):
+        shutil.rmtree(tmp_path)
+        path.mkdir(parents=True)
+        (path / "stale").write_text("old")
+        if not killed_at(event, path):
+            break
+        seen.append(tree(require(path)))
+        with writing(path) as draft:
+            draft.mkdir()
+            (draft / "fresh").write_text("newer")
+        assert (tree(path), names(tmp_path)) == ({"fresh": "newer"}, ["model"])
+    assert len(seen) > 8
+    first = seen.index({"fresh": "new"})
+    assert seen == [{"stale": "old"}] * first + [{"fresh": "new"}] * (len(seen) - first)
+
+
+def test_of_two_writers_of_a_folder_at_once_the_later_one_holds(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with writing(path) as first:
+        first.mkdir()
+        (first / "a").write_text("first")
+        with writing(path) as second:
+            second.mkdir()
+            (second / "b").write_text("second")
+        assert tree(path) == {"b": "second"}
+    assert (tree(path), names(tmp_path)) == ({"a": "first"}, ["model"])
+
+
+def test_a_folder_that_someone_removed_stays_away(tmp_path: Path, dead: str) -> None:
+    (tmp_path / f".model.{dead}.0.draft/model.old").mkdir(parents=True)  # killed while it removed the old one
+    with pytest.raises(MissingError):
+        require(tmp_path / "model")
 
 
 def test_json_lines_come_back_as_written_and_a_bad_line_is_named(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ PLUMBING = {
     "effir/params.py",
     "effir/process.py",
     "effir/progress.py",
+    "effir/resume.py",
     "effir/sections.py",
     CHECKS,
     "stages/program.py",

@@ -194,6 +194,12 @@ def test_a_file_that_is_missing_or_no_mapping_is_one_sentence(tmp_path: Path) ->
         load_params(tmp_path / "empty.yaml")
 
 
+def test_a_file_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"\x80model: 1\n")
+    with pytest.raises(EffirError, match=r"params.yaml is not UTF-8 text \(invalid start byte\): correct it$"):
+        load_params(tmp_path / "params.yaml")
+
+
 def test_the_variant_names_depth_width_and_seed() -> None:
     values = changed("prune.depth", 10)
     values["prune"]["width"], values["training"]["seed"] = 0.5, 3

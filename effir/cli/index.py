@@ -40,9 +40,11 @@ def build(source: Path, folder: Path, model: str, factory: str, backend: Any, pr
     from effir.serve.texts import documents_of
 
     chosen, total = model_of(model, backend, precision), sum(1 for _ in documents_of(source))
-    count = create_index(folder, documents_of(source), open_model(chosen).documents, chosen, factory, total)
+    encoder = open_model(chosen)
+    count = create_index(folder, documents_of(source), encoder.documents, chosen, factory, total)
     said = f"{folder}: {count:,} documents; `effir search --index {folder} QUERY`, `effir serve {folder}`"
-    answer({"folder": str(folder), "documents": count}, said, as_json)
+    about = f"\n{model}: {encoder.about}" if encoder.about else ""
+    answer({"folder": str(folder), "documents": count, "encoding": encoder.about}, said + about, as_json)
 
 
 @index.command()

@@ -13,17 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from effir.errors import EffirError
-from effir.files import read_json, write_json, writing
+from effir.files import write_json, writing
 from effir.model import modeling
 from effir.model.checkpoint import tokenizer_class
 from effir.model.shape import ModelShape, family_of, read_config, shape_of
+from effir.model.weights import INDEX, WEIGHTS, Shapes, expected_shapes, plain_name, weight_files
 
 Channels = Mapping[int, Sequence[int]]
 Gates = Mapping[int, Tensor]
-Shapes = dict[str, tuple[int, ...]]
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # The dimension of an MLP weight along which its channels lie.
 CHANNEL_DIMENSION = {"gate_proj.weight": 0, "gate_proj.bias": 0, "up_proj.weight": 0, "up_proj.bias": 0}
@@ -54,10 +52,8 @@ def cut_checkpoint(
         if gate.shape != (width,):
             there = f"{width} channels, but its gates have shape {tuple(gate.shape)}"
             raise EffirError(f"layer {layer}'s MLP has {there}: give one gate per channel")
-    config, model_class = _cut_config(source, shape), modeling.FAMILIES[shape.family]
-    with torch.device("meta"):  # without memory, only to know the shapes
-        model = model_class(model_class.config_class.from_dict(config))
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    config = _cut_config(source, shape)
+    expected = expected_shapes(config, shape.family)
     with writing(into) as draft:
         draft.mkdir()
         kept = {layer: sorted(channels[layer]) for layer in narrowed}
@@ -105,10 +101,10 @@ def _cut_config(source: Path, shape: ModelShape) -> dict[str, Any]:
 
 
 def _cut_weights(source: Path, draft: Path, kept: dict[int, list[int]], gates: Gates, expected: Shapes) -> None:
-    shards, missing, weight_map, total = _shards(source), set(expected), {}, 0
+    shards, missing, weight_map, total = weight_files(source), set(expected), {}, 0
     for shard in shards:
-        with safe_open(shard, framework="pt") as file:  # names are those of the model without an LM head
-            wanted = {n.removeprefix("model."): n for n in sorted(file.keys()) if n.removeprefix("model.") in missing}
+        with safe_open(shard, framework="pt") as file:
+            wanted = {plain_name(name): name for name in sorted(file.keys()) if plain_name(name) in missing}
             tensors = {name: _cut(name, file.get_tensor(stored), kept, gates) for name, stored in wanted.items()}
         _check_shapes(tensors, expected, shard)
         missing -= set(tensors)
@@ -118,19 +114,8 @@ def _cut_weights(source: Path, draft: Path, kept: dict[int, list[int]], gates: G
         total += sum(tensor.nbytes for tensor in tensors.values())
     if missing:
         raise EffirError(f"{source} holds no {min(missing)}: give a complete checkpoint in the layout of Hugging Face")
-    if len(shards) > 1:
+    if [shard.name for shard in shards] != [WEIGHTS]:  # also one shard that has the name of a part
         write_json(draft / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _shards(source: Path) -> list[Path]:
-    """List the safetensors files of a checkpoint; EffirError names a missing one."""
-    names = [WEIGHTS]
-    if (source / INDEX).is_file() and not (source / WEIGHTS).is_file():
-        names = sorted(set(read_json(source / INDEX)["weight_map"].values()))
-    for name in names:
-        if Path(name).name != name or not (source / name).is_file():
-            raise EffirError(f"{source} has no weights in {name}: give a complete checkpoint in safetensors")
-    return [source / name for name in names]
 
 
 def _cut(name: str, tensor: Tensor, kept: dict[int, list[int]], gates: Gates) -> Tensor:

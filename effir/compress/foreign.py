@@ -1,25 +1,23 @@
 """Import: checkpoints of LLM-Drop and of EffiR's authors, with or without a LoRA adapter, as effir checkpoints."""
 
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from effir.compress.adapter import merge_adapter, refuse_pickles
 from effir.compress.cut import cut_checkpoint
-from effir.data.base_model import PICKLED
+from effir.data.base_model import ADAPTER
 from effir.errors import EffirError
 from effir.files import read_json, write_json
-from effir.model.checkpoint import save_model
-from effir.model.shape import ModelShape, Sublayer, shape_of
+from effir.model.shape import ModelShape, Sublayer, read_config, shape_of
+from effir.model.weights import check_names, expected_shapes, stored_weights
 
 DROP_LISTS: Mapping[str, Sublayer] = {"drop_mlp_list": "mlp", "drop_attn_list": "attention"}
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-MORE_THAN_LORA = ("modules_to_save", "use_dora", "trainable_token_indices", "alora_invocation_tokens")
 REPLACED_KEYS = ("auto_map", "architectures", *DROP_LISTS)
 """Keys of config.json that effir writes anew."""
 
@@ -44,13 +42,15 @@ def import_checkpoint(folder: Path, into: Path, base: Path | None = None) -> Imp
         raise EffirError(f"{into} exists already: remove it, or name another folder")
     has_adapter = (folder / ADAPTER).is_file()
     model = _base_of(folder, base) if has_adapter else folder
-    _refuse_pickles(model)
+    refuse_pickles(model)
     with tempfile.TemporaryDirectory() as place:
         plain, merged = Path(place) / "plain", Path(place) / "merged"
         shape = _link_as_plain(model, plain)
+        with _errors_about(model, plain):
+            _check_model(plain, shape)
         if has_adapter:
             with _errors_about(folder, plain):
-                _merge_adapter(folder, model, plain, merged)
+                merge_adapter(folder, model, plain, merged)
         with _errors_about(model, merged if has_adapter else plain):
             cut_checkpoint(merged if has_adapter else plain, into, shape)
     return Imported(shape, has_adapter)
@@ -76,13 +76,6 @@ def _base_of(adapter: Path, base: Path | None) -> Path:
     raise EffirError(f"{adapter} is an adapter over {named}, which is missing: download it, and name it with --base")
 
 
-def _refuse_pickles(folder: Path) -> None:
-    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
-    if pickled and not any(folder.glob("*.safetensors")):
-        fix = "open it where you trust it, and save it with `save_pretrained`, which writes safetensors"
-        raise EffirError(f"{folder} has only pickled weights ({pickled[0]}), which can run code: {fix}")
-
-
 def _link_as_plain(folder: Path, into: Path) -> ModelShape:
     """Link a checkpoint into a folder as an ordinary one of its family, and return the shape that its lists give."""
     if not (folder / "config.json").is_file():
@@ -102,6 +95,15 @@ def _link_as_plain(folder: Path, into: Path) -> ModelShape:
     return shape
 
 
+def _check_model(plain: Path, shape: ModelShape) -> None:
+    """Check that the model has the weights of its config, except for those of dropped sublayers, and no others."""
+    config = read_config(plain)
+    widths, kept = list(shape.mlp_widths), list(shape.attention_kept)
+    uncut = expected_shapes(config, shape.family)
+    cut = expected_shapes({**config, "mlp_widths": widths, "attention_kept": kept}, shape.family)
+    check_names(uncut, {name: name for name in stored_weights(plain)}, str(plain), uncut.keys() - cut.keys())
+
+
 def _dropped_layers(listed: Any, layers: int, key: str) -> list[int]:
     """Read a list of layers, or a truth value per layer.
 
@@ -113,37 +115,3 @@ def _dropped_layers(listed: Any, layers: int, key: str) -> list[int]:
     if isinstance(listed, list) and all(type(each) is int for each in listed):
         return sorted(set(listed))
     raise EffirError(f"config.json: {key} must list layers, or a truth value for each of {layers}: correct it")
-
-
-def _merge_adapter(adapter: Path, base: Path, plain: Path, into: Path) -> None:
-    """Merge a LoRA adapter as peft does, into ``plain``: the model ``base`` with all of its sublayers."""
-    from peft import PeftConfig, PeftModel
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    _check_adapter(adapter, read_json(adapter / ADAPTER))
-    with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
-        adapted = sorted({key.partition(".lora_")[0].removeprefix("base_model.model.") for key in file.keys()})
-    with_head = any(name.startswith(("model.", "lm_head")) for name in adapted)
-    with _errors_about(base, plain):
-        model = (AutoModelForCausalLM if with_head else AutoModel).from_pretrained(plain, dtype="auto")
-    if unknown := set(adapted) - {name for name, _ in model.named_modules()}:
-        reason = "which the model under it does not have: name with --base the model that it was trained on"
-        raise EffirError(f"{adapter / ADAPTER_WEIGHTS} adapts {min(unknown)}, {reason}")
-    config = PeftConfig.from_pretrained(adapter)
-    config.task_type = None  # or peft asks for the methods of a model of that task
-    config.init_lora_weights = True  # modules without tensors in the adapter do not change
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # those of dropped sublayers
-        adapted_model = PeftModel.from_pretrained(model, adapter, config=config)
-    save_model(adapted_model.merge_and_unload(), plain, into)
-
-
-def _check_adapter(adapter: Path, config: Mapping[str, Any]) -> None:
-    if not (adapter / ADAPTER_WEIGHTS).is_file():
-        _refuse_pickles(adapter)
-        raise EffirError(f"{adapter} has no {ADAPTER_WEIGHTS}: download the adapter again")
-    more = [key for key in MORE_THAN_LORA if config.get(key)]
-    more += ["bias"] if config.get("bias", "none") != "none" else []
-    if config.get("peft_type") != "LORA" or more:
-        kind = f"{config.get('peft_type')}{' with ' + more[0] if more else ''}, not plain LoRA"
-        raise EffirError(f"{adapter / ADAPTER} is {kind}: merge it with peft, and import the merged model")

@@ -1,6 +1,9 @@
 """Extract files from untrusted zip archives: atomically, and never outside the target folder."""
 
+import errno
+import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,6 +13,19 @@ from pathlib import Path, PureWindowsPath
 from effir.errors import EffirError
 from effir.files import writing
 
+# What zipfile and its decompressors raise for damaged bytes; for some an OSError too.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+)
 CHUNK = 1 << 16  # bytes; a zip bomb writes at most one chunk beyond the limit
 
 
@@ -48,7 +64,9 @@ def _reading(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(archive) as members:
             yield members
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, UnicodeDecodeError) as error:
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # not zipfile's: the disk is full, or the file cannot be read
         kind = "damaged" if zipfile.is_zipfile(archive) or archive.suffix in (".zip", ".whl") else "not a zip archive"
         raise EffirError(f"{archive} is {kind} ({error}): delete and download it again, or pack it as a zip") from None
 

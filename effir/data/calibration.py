@@ -3,7 +3,6 @@
 import gzip
 import heapq
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from effir.data.beir import Collection
 from effir.data.catalog import Sources, install_collection
 from effir.data.sources import fetch
 from effir.errors import EffirError
-from effir.files import text_digest, write_jsonl
+from effir.files import scratch, text_digest, write_jsonl
 
 MOST = 2048
 """The number of texts that are kept."""
@@ -27,10 +26,10 @@ def install_calibration(source: str, train: Collection, into: Path, cache: Path,
     if source == "train":
         texts = _sample(train)
     elif source in collections:
-        folder = cache / "calibration"
-        shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
-        texts = _sample(install_collection(source, folder, mirror="", collections=collections, cache=cache))
-        shutil.rmtree(folder)
+        with scratch(cache / "calibration") as folder:
+            texts = _sample(
+                install_collection(source, folder / source, mirror="", collections=collections, cache=cache)
+            )
     else:
         texts = list(_read(source, cache))
     write_jsonl(into, ({"text": text} for text in texts))

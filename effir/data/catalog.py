@@ -13,7 +13,7 @@ from effir.data.examples import MIXTURE, write_negatives
 from effir.data.inspection import Use, inspect_collection
 from effir.data.sources import fetch
 from effir.errors import EffirError
-from effir.files import read_json, text_digest, write_json, writing
+from effir.files import read_json, scratch, text_digest, write_json, writing
 
 TRAINING: Mapping[str, Part] = {"apidocs": "train", "apidocs-small": "small-train"}
 EVALUATION: Mapping[str, Part] = {"apidocs": "test", "apidocs-dev": "dev", "apidocs-small": "small-dev"}
@@ -54,23 +54,28 @@ def qualified_names(wanted: str | Mapping[str, float]) -> tuple[str, ...]:
 def install_training(
     wanted: str | Mapping[str, float], into: Path, *, negatives: int, mirror: str, collections: Sources, cache: Path
 ) -> Collection:
-    """Install the training collection, or a mixture by weight, and mine ``negatives`` hard negatives per query."""
+    """Install the training collection, or a mixture by weight, and mine ``negatives`` hard negatives per query.
+
+    ``into`` is complete, or as it was before.
+    """
 
     def install(name: str, folder: Path) -> Collection:
         if name in TRAINING:
             return install_apidocs(TRAINING[name], folder, cache)
         return install_collection(name, folder, mirror=mirror, collections=collections, cache=cache, use="train")
 
-    if isinstance(wanted, str):
-        collection = install(wanted, into)
-    else:
-        parts = cache / "parts"
-        shutil.rmtree(parts, ignore_errors=True)  # left by a killed run
-        collection = mix({name: install(name, parts / name) for name in wanted}, wanted, into)
-        shutil.rmtree(parts)
-    _require_train(str(wanted), collection)
-    write_negatives(collection, SPLIT, negatives, qualified_names(wanted))
-    return collection
+    with writing(into) as draft:
+        try:
+            if isinstance(wanted, str):
+                collection = install(wanted, draft)
+            else:
+                with scratch(cache / "parts") as parts:
+                    collection = mix({name: install(name, parts / name) for name in wanted}, wanted, draft)
+            _require_train(str(wanted), collection)
+            write_negatives(collection, SPLIT, negatives, qualified_names(wanted))
+        except EffirError as error:
+            raise EffirError(str(error).replace(str(draft), str(into))) from None
+    return open_collection(into)
 
 
 def install_evaluation(

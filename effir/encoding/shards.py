@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from effir.encoding.encoder import Report, Vectors
 from effir.errors import EffirError
-from effir.files import read_json, write_json, write_jsonl, writing
+from effir.files import read_json, sha256_of, text_digest, write_json, write_jsonl, writing
 from effir.progress import progress
 
 Entry = tuple[str, str, str]
@@ -33,12 +33,16 @@ def reporting(encode: Callable[[list[str]], Vectors]) -> Encoder:
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished piece of the corpus in the work folder; ``sha256`` is of its ids, titles and contents."""
+    """One finished piece of the corpus in the work folder.
+
+    ``sha256`` is of its ids, titles and contents, ``written`` of what is in the folder and of these fields.
+    """
 
     number: int
     documents: int
     dimension: int
     sha256: str
+    written: str = ""
 
     def vectors(self, work: Path) -> Path:
         """Return the file of its (documents, dimension) float32."""
@@ -54,17 +58,18 @@ def encode_shards(
 ) -> Iterator[Shard]:
     """Yield the corpus shard by shard, as soon as the vectors of a shard are in ``work``.
 
-    Shards that a killed run left in ``work`` are reused if their documents are the same. ``total``, the number of
-    documents, lets the bar show the time left. EffirError: vectors that are not finite, or of two dimensions.
+    Shards that a killed run left in ``work`` are reused if their documents are the same and their files are whole.
+    ``total``, the number of documents, lets the bar show the time left. EffirError: vectors that are not finite,
+    or of two dimensions.
     """
     manifest = work / "manifest.json"  # of finished shards: their vectors were written before it
-    earlier = dict(enumerate(Shard(**row) for row in (read_json(manifest) if manifest.exists() else ())))
+    earlier = dict(enumerate(_read_manifest(manifest) if manifest.exists() else ()))
     done: list[Shard] = []
     stream = iter(documents)
     with progress(total, "encode", "documents") as bar:
         while batch := list(islice(stream, shard_size)):
             shard = earlier.get(len(done))
-            if shard is None or shard.sha256 != _digest(batch):
+            if shard is None or shard.sha256 != _digest(batch) or shard.written != _written(shard, work):
                 if earlier:
                     earlier.clear()
                     _write_manifest(work, done)  # forget the shards that are overwritten from here on
@@ -77,6 +82,13 @@ def encode_shards(
             if shard.dimension != done[0].dimension:
                 raise EffirError(f"{work} holds vectors of another model: delete it and run again")
             yield shard
+
+
+def _read_manifest(manifest: Path) -> list[Shard]:
+    try:
+        return [Shard(**row) for row in read_json(manifest)]
+    except (EffirError, TypeError):  # damaged
+        return []
 
 
 def _write_manifest(work: Path, shards: Sequence[Shard]) -> None:
@@ -97,7 +109,14 @@ def _encode_shard(number: int, batch: Sequence[Entry], encode: Callable[[list[st
     with writing(shard.vectors(work)) as draft, draft.open("wb") as stream:
         np.save(stream, vectors, allow_pickle=False)
     write_jsonl(shard.entries(work), ({"id": id_, "title": title} for id_, title, _ in batch))
-    return shard
+    return replace(shard, written=_written(shard, work))
+
+
+def _written(shard: Shard, work: Path) -> str:
+    """Hash a shard's files with its fields: a kill while the folder is removed leaves some of them."""
+    fields = {key: value for key, value in asdict(shard).items() if key != "written"}
+    files = [sha256_of(path) if path.is_file() else "" for path in (shard.vectors(work), shard.entries(work))]
+    return text_digest(json.dumps([fields, files]))
 
 
 def _digest(batch: Sequence[Entry]) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from effir.errors import EffirError
-from effir.files import read_json, require
-from effir.model.prompt_config import POOLING
+from effir.files import require
+from effir.model.plain_decoder import UNLIMITED, max_tokens_of, pooling_of
+from effir.model.prompt_config import POOLING, prompts_of, retrieval_prompts, transformer_of
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,27 @@ class TextReader:
     def open(cls, folder: Path) -> "TextReader":
         """Read a retriever folder; EffirError if it is missing or its pooling is not supported."""
         require(folder / "modules.json")
-        return cls._of(
-            Tokenizer.from_file(str(require(folder / "tokenizer.json"))),
-            read_json(folder / "config_sentence_transformers.json")["prompts"],
-            read_json(folder / "tokenizer_config.json")["model_max_length"],
-            read_json(folder / "1_Pooling/config.json")["pooling_mode"],
-        )
+        tokenizer = Tokenizer.from_file(str(require(transformer_of(folder) / "tokenizer.json")))
+        return cls._of(tokenizer, retrieval_prompts(*prompts_of(folder)), max_tokens_of(folder), pooling_of(folder))
 
     @classmethod
     def of(cls, model: Any) -> "TextReader":
-        """Read a SentenceTransformer in memory."""
-        tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
-        return cls._of(tokenizer, model.prompts, model.max_seq_length, model[1].pooling_mode)
+        """Read a SentenceTransformer in memory; EffirError if its pooling is not supported."""
+        own = cls.of_library(model)
+        return cls._of(own.tokenizer, own.prompts, own.max_tokens, model[1].pooling_mode)
+
+    @classmethod
+    def of_library(cls, model: Any) -> "TextReader":
+        """Read a SentenceTransformer that pools by itself; EffirError if its tokenizer has no fast implementation."""
+        fast = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
+        if not isinstance(fast, Tokenizer):
+            raise EffirError(f"its tokenizer, a {type(model.tokenizer).__name__}, has no fast version")
+        limit = model.max_seq_length
+        most = UNLIMITED if limit is None or limit > UNLIMITED else int(limit)
+        tokenizer, side = Tokenizer.from_str(fast.to_str()), getattr(model.tokenizer, "truncation_side", "right")
+        tokenizer.enable_truncation(most, direction=side)
+        tokenizer.no_padding()
+        return cls(tokenizer, retrieval_prompts(model.prompts, model.default_prompt_name), most, "")
 
     @classmethod
     def _of(cls, tokenizer: Tokenizer, prompts: Mapping[str, str], max_tokens: int, mode: str) -> "TextReader":
@@ -52,10 +62,12 @@ class TextReader:
         return [found.ids for found in self.tokenizer.encode_batch([before + text for text in texts])]
 
     def truncated(self, text: str, prompt: str) -> str:
-        """Return the start of a text that :meth:`read` keeps."""
+        """Return the part of a text that :meth:`read` keeps: its start, unless the tokenizer cuts on the left."""
         before = self.prompts.get(prompt, "")
-        ends = [end for _, end in self.tokenizer.encode(before + text).offsets]
-        return text[: max(0, max(ends, default=0) - len(before))]
+        spans = [(start, end) for start, end in self.tokenizer.encode(before + text).offsets if end > start]
+        left = (self.tokenizer.truncation or {}).get("direction") == "left"
+        first = max(0, min(spans, default=(0, 0))[0] - len(before)) if left else 0
+        return text[first : max(0, max((end for _, end in spans), default=0) - len(before))]
 
     def mean_tokens(self, documents: Sequence[str]) -> int:
         """Return the mean number of tokens of the documents, truncated to ``max_tokens``, with EOS."""

@@ -16,6 +16,7 @@ from effir.errors import EffirError
 SIGNIFICANT = 0.05
 LEAST_QUERIES = 30
 """Fewer show nothing: that five scores are equal does not say that the sixth is."""
+_ABOVE = 1e-9  # 0.4 - 0.5 is a little above -0.1
 _DRAWS_AT_ONCE = 2**20  # bounds the memory of a resampling
 
 Floats = NDArray[np.float64]
@@ -57,7 +58,7 @@ class NonInferiority:
     @property
     def shown(self) -> bool:
         """Whether it is shown: the lower bound is above, by enough queries."""
-        return self.low > -self.margin and self.queries >= LEAST_QUERIES
+        return self.low > _ABOVE - self.margin and self.queries >= LEAST_QUERIES
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -133,13 +134,13 @@ def non_inferiority(
     differences = np.array([a[query] - b[query] for query in a])
     size, tail, mean = differences.size, SIGNIFICANT / tests / 2, float(differences.mean())
     if size == 1:  # which says nothing about the next one
-        return NonInferiority(mean, -1.0, margin, 1, LEAST_QUERIES if mean > -margin else None)
+        return NonInferiority(mean, -1.0, margin, 1, LEAST_QUERIES if mean > _ABOVE - margin else None)
     wider = float(norm.cdf(t.ppf(tail, size - 1) * (size / (size - 1)) ** 0.5))
     low, _ = bootstrap_bounds(differences, samples, seed, 1 - 2 * wider)
     needed = None
-    if mean > -margin:
+    if mean > _ABOVE - margin:
         enough = (float(norm.ppf(tail)) * float(differences.std(ddof=1)) / (mean + margin)) ** 2
-        needed = max(int(np.ceil(enough)), LEAST_QUERIES, size if low > -margin else size + 1)
+        needed = max(int(np.ceil(enough)), LEAST_QUERIES, size if low > _ABOVE - margin else size + 1)
     return NonInferiority(mean, low, margin, size, needed)
 
 

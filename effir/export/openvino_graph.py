@@ -9,11 +9,12 @@ import numpy as np
 from effir.data.beir import Collection
 from effir.encoding.backends import Precision, graph_of, open_encoder
 from effir.encoding.encoder import TextEncoder
+from effir.encoding.library import LibraryEncoder
 from effir.encoding.openvino import open_graph, write_graph
 from effir.encoding.text_reader import TextReader
 from effir.errors import EffirError
 from effir.evaluation.metrics import evaluate_run
-from effir.files import require, write_json, writing
+from effir.files import write_json, writing
 from effir.progress import progress
 
 DEPTH = 100  # results for each query from which the guard computes nDCG@10
@@ -38,16 +39,17 @@ def export_graph(
 
     int8 needs some dozens of calibration ``texts`` for the ranges of activations. The graph is written only if nDCG@10
     on ``dev`` falls by at most ``max_drop`` (0 to 1): QualityLostError otherwise. The split is ``dev`` if there is one,
-    else the evaluation split.
+    else the evaluation split. EffirError for a model that effir's own encoder does not run.
     """
-    require(retriever / "modules.json")
+    exact = open_encoder(retriever, "torch", "float32", budget)
+    if isinstance(exact, LibraryEncoder):
+        raise EffirError(f"{retriever} cannot be exported, {exact.about}: export a causal decoder")
     if precision == "int8" and not texts:
         raise EffirError("int8 needs calibration texts, and there are none: give a file of texts like those to encode")
     with writing(graph_of(retriever, precision)) as draft:
         write_graph(retriever, draft, texts if precision == "int8" else ())
         graph = open_graph(draft, TextReader.open(retriever), precision, budget)
         split = "dev" if "dev" in dev.splits else dev.evaluation_split()
-        exact = open_encoder(retriever, "torch", "float32", budget)
         exported = Exported(ndcg(exact, dev, split), ndcg(graph, dev, split))
         if exported.after < exported.before - max_drop:
             raise QualityLostError(

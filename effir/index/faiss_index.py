@@ -182,7 +182,8 @@ def open_index(folder: Path, settings: str = "") -> SearchIndex:
     A search of an IVF index visits :func:`effir.index.factory.probes` cells, unless the settings name ``nprobe``.
     MissingError: no index. EffirError: a damaged index, settings that this kind of index does not have.
     """
-    manifest = read_json(require(folder) / "manifest.json")
+    found = read_json(require(folder) / "manifest.json")
+    manifest: dict[str, Any] = found if isinstance(found, dict) else {}
     require(folder / "documents.jsonl")
     damaged = EffirError(f"the index in {folder} is damaged: build it again")
     try:
@@ -191,7 +192,8 @@ def open_index(folder: Path, settings: str = "") -> SearchIndex:
         opened = SearchIndex(folder, faiss.index_cpu_to_all_gpus(index) if _gpus() else index)
     except (RuntimeError, ValueError):
         raise damaged from None
-    if not manifest["count"] == opened.count == len(opened.entries) or manifest["dimension"] != opened.dimension:
+    said = manifest.get("count"), manifest.get("dimension")
+    if said != (opened.count, opened.dimension) or opened.count != len(opened.entries):
         raise damaged
     return opened
 

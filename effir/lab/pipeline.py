@@ -11,10 +11,13 @@ from typing import Any
 import click
 import yaml
 
-from effir.errors import EffirError, MissingError
+from effir.errors import EffirError, MissingError, is_disk_full
 
 PIPELINE = Path("dvc.yaml")
 RUNS = Path("runs")
+DISK_FULL = (
+    "a disk is full: free some space (`df -h` shows where), then repeat the command. It continues where it stopped"
+)
 
 
 class Refusal(click.ClickException):
@@ -32,7 +35,11 @@ def refusing() -> Iterator[None]:
         stage = stage_that_makes(missing.path)
         raise Refusal(f"{missing.path} is missing: run `dvc repro {stage}`" if stage else str(missing)) from None
     except EffirError as error:
-        raise Refusal(str(error)) from None
+        raise Refusal(DISK_FULL if is_disk_full(error) else str(error)) from None
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise Refusal(DISK_FULL) from None
 
 
 def stage_that_makes(path: Path, pipeline: Path = PIPELINE) -> str | None:

@@ -16,6 +16,7 @@ from effir.lab.settings import Value
 from effir.lab.sweep_plan import Choice, Plan, Range, Result
 from effir.model.shape import ModelShape
 from effir.params import same_text
+from effir.resume import code_digest
 
 EXPERIMENT, SETTINGS, OUTCOME, PLAN = "experiment", "settings", "outcome", "plan"
 MOST_MISSES = 100  # draws in a row that are too large or ran already, before the sweep ends
@@ -100,6 +101,7 @@ class SweepState:
         space = {key: asdict(where) for key, where in self.plan.space.items()}
         shared = {key: same_text(value) for key, value in self.plan.shared.items()}
         plan = {"target": asdict(self.plan.target), "space": space, "seed": self.plan.seed, **shared}
+        plan |= {"version of effir or its libraries": code_digest()}
         plan = json.loads(json.dumps(plan))
         begun = self.study.user_attrs.get(PLAN, plan)
         if other := ", ".join(key for key in {**begun, **plan} if begun.get(key) != plan.get(key)):

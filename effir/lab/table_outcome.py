@@ -10,8 +10,9 @@ import yaml
 from effir.data.beir import open_collection
 from effir.evaluation.metrics import as_run, evaluate_run
 from effir.evaluation.significance import PairedTest, bootstrap_bounds, paired_test
-from effir.files import checkpoints_for, read_json, require, state_dir, write_json
+from effir.files import read_json, require, state_dir, write_json
 from effir.params import Params
+from effir.resume import code_digest, resumable
 
 FULL = Path("models/full")
 NDCG = "ndcg_at_10"
@@ -76,14 +77,15 @@ def _evaluate(name: str, params: Params, made_of: Mapping[str, Any]) -> dict[str
     precision = "auto" if precision == "int8" else precision
     index, depth = state_dir("tables") / f"{name}-index", params.evaluate.depth + 1
     encoder = open_encoder(require(FULL), "torch", precision, params.index.batch_tokens)
-    build_index(
-        ((d.id, d.title, d.content) for d in collection.documents()),
-        encoder.documents,
-        index,
-        factory=params.index.factory,
-        work=checkpoints_for(f"index-{name}", made_of, [FULL]),
-        shard_size=params.index.shard_size,
-    )
+    with resumable(f"index-{name}", made_of, [FULL]) as work:
+        build_index(
+            ((d.id, d.title, d.content) for d in collection.documents()),
+            encoder.documents,
+            index,
+            factory=params.index.factory,
+            work=work,
+            shard_size=params.index.shard_size,
+        )
     queries = collection.queries(split := collection.evaluation_split())
     results = open_index(index).search(encoder.queries(list(queries.values())), depth)
     run = as_run(queries, results)
@@ -96,7 +98,7 @@ def _identity(name: str, params: Params) -> dict[str, Any]:
     hashes = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
     used = {path: hashes.get(path, "") for path in (str(FULL), f"data/eval/{name}")}
     search = {"factory": params.index.factory, "depth": params.evaluate.depth}
-    return {**used, "precision": params.retriever.precision, **search}
+    return {**used, "precision": params.retriever.precision, **search, "code": code_digest()}
 
 
 def _system(name: str, scores: Mapping[str, float], params: Params) -> System:

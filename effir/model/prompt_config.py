@@ -21,7 +21,7 @@ OLD_MODES = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 SUPPORTED = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
-PASSAGES = ("document", "passage", "corpus")  # sentence-transformers' names of a document prompt
+QUERY, PASSAGES = "query", ("document", "passage", "corpus")  # sentence-transformers' names of the prompts
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,25 @@ class PromptConfig:
 
 def transformer_of(folder: Path) -> Path:
     """Return the folder of the language model in a sentence-transformers model: the same one, or a subfolder."""
-    return folder / str(_modules(folder)[0].get("path", ""))
+    return folder / str(modules_of(folder)[0].get("path", ""))
+
+
+def retrieval_prompts(prompts: Mapping[str, str | None], default: str | None) -> dict[str, str]:
+    """Choose the texts before a query and before a document among the prompts of a sentence-transformers model.
+
+    Empty prompts count as missing: sentence-transformers adds an empty ``query`` and ``document`` to every model, and
+    so never finds a prompt named ``passage`` by itself. The default prompt stands in for those that are missing, but
+    one named as a query's stands before no document, and the reverse.
+
+    >>> retrieval_prompts({"query": "q: ", "document": "", "passage": "p: "}, None)
+    {'query': 'q: ', 'document': 'p: '}
+    >>> retrieval_prompts({"any": "a: "}, "any"), retrieval_prompts({"query": "q: "}, "query")
+    ({'query': 'a: ', 'document': 'a: '}, {'query': 'q: ', 'document': ''})
+    """
+    usual = (prompts.get(default) or "") if default else ""
+    query = prompts.get(QUERY) or ("" if default in PASSAGES else usual)
+    passage = next((prompts[name] for name in PASSAGES if prompts.get(name)), "" if default == QUERY else usual)
+    return {QUERY: query, PASSAGES[0]: passage or ""}
 
 
 def read_prompt_config(folder: Path, source: str) -> PromptConfig:
@@ -48,22 +66,22 @@ def read_prompt_config(folder: Path, source: str) -> PromptConfig:
     EffirError for what effir does not support: modules other than transformer, pooling and norm, a pooling other than
     last token or mean, a mean without the prompt, bidirectional attention, or texts in a chat template.
     """
-    modules = _modules(folder)
+    modules = modules_of(folder)
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
     if kinds not in SUPPORTED:
         can = "effir cuts a Transformer with a Pooling and an optional Normalize; name the language model inside it"
         raise EffirError(f"{source} is {', '.join(kinds)}: {can}")
     _check_decoder(transformer_of(folder), source)
     pooling = _read(folder / str(modules[1]["path"]) / "config.json", source)
-    mode = _mode(pooling)
+    mode = pooling_mode(pooling)
     if mode not in POOLING or not pooling.get("include_prompt", True):
         how = mode if mode not in POOLING else f"{mode} without the prompt"
         can = "effir cuts retrievers that pool by last token or mean over all tokens"
         raise EffirError(f"{source} pools by {how}: {can}")
-    prompts = _prompts(folder)
-    document = next((prompts[name] for name in PASSAGES if name in prompts), "")
-    others = prompts.keys() - {"query", *PASSAGES}
-    return PromptConfig(POOLING[mode], prompts.get("query", None if others else ""), document, tuple(sorted(prompts)))
+    named, default = prompts_of(folder)
+    chosen, there = retrieval_prompts(named, default), sorted(name for name, text in named.items() if text)
+    others = set(there) - {QUERY, *PASSAGES}
+    return PromptConfig(POOLING[mode], chosen[QUERY] or (None if others else ""), chosen[PASSAGES[0]], tuple(there))
 
 
 def write_prompt_config(config: PromptConfig, folder: Path) -> None:
@@ -80,7 +98,8 @@ def prompt_config_of(base: Path) -> PromptConfig:
     return PromptConfig(**{**config, "prompts": tuple(config["prompts"])})
 
 
-def _modules(folder: Path) -> list[dict[str, Any]]:
+def modules_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of ``modules.json``, in order."""
     return list(read_json(folder / "modules.json"))
 
 
@@ -95,20 +114,17 @@ def _check_decoder(folder: Path, source: str) -> None:
         raise EffirError(f"{source} wraps texts in a chat template, effir does not: name the language model in it")
 
 
-def _mode(pooling: Mapping[str, Any]) -> str:
+def pooling_mode(pooling: Mapping[str, Any]) -> str:
     """Name the pooling mode of a config, new or old; several modes are joined by a plus."""
     named = pooling.get("pooling_mode", [new for old, new in OLD_MODES.items() if pooling.get(old)])
     return named if isinstance(named, str) else "+".join(named)
 
 
-def _prompts(folder: Path) -> dict[str, str]:
-    """Read the prompts that are not empty: sentence-transformers writes empty ones for every model."""
+def prompts_of(folder: Path) -> tuple[dict[str, str | None], str | None]:
+    """Return the prompts of a sentence-transformers folder by name, and the name of its default prompt."""
     path = folder / "config_sentence_transformers.json"
     config = read_json(path) if path.is_file() else {}
-    prompts = {name: text for name, text in (config.get("prompts") or {}).items() if text}
-    if (default := config.get("default_prompt_name")) in prompts:
-        prompts.setdefault("query", prompts[default])
-    return prompts
+    return dict(config.get("prompts") or {}), config.get("default_prompt_name")
 
 
 def _read(path: Path, source: str) -> dict[str, Any]:

@@ -95,8 +95,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise EffirError(f"{folder} holds no index: make one by `effir index build`")
     try:
         found = read_json(folder / MANIFEST)
-        return Manifest(ServedModel(**found["model"]), found["factory"], found["segments"])
-    except (TypeError, KeyError):
+        segments = {str(name): [int(row) for row in rows] for name, rows in found["segments"].items()}
+        return Manifest(ServedModel(**found["model"]), found["factory"], segments)
+    except (TypeError, KeyError, ValueError, AttributeError):
         raise EffirError(
             f"{folder / MANIFEST} does not belong to an index of `effir index build`: name another folder"
         ) from None

@@ -5,15 +5,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from effir.encoding.backends import Backend, Precision, open_encoder
+from effir.encoding.backends import Backend, Precision, graph_of, open_encoder
 from effir.encoding.encoder import TextEncoder
+from effir.encoding.self_check import fingerprint
 from effir.errors import EffirError
-from effir.files import sha256_of, state_dir
+from effir.files import settled, sha256_of, state_dir
 
 BATCH_TOKENS = 1024
-# The files of a retriever that decide its vectors, beside the weights.
-READ = "config.json modules.json tokenizer.json tokenizer_config.json config_sentence_transformers.json".split()
-READ += ["1_Pooling/config.json"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,6 @@ class ServedModel:
         return sha256(f"{self.fingerprint} {self.backend} {self.precision}".encode()).hexdigest()[:16]
 
 
-def fingerprint(retriever: Path) -> str:
-    """Hash what decides a model's vectors: configuration, weights, tokenizer, prompts and pooling."""
-    parts = [*READ, *sorted(path.name for path in retriever.glob("*.safetensors"))]
-    found = ":".join(sha256_of(retriever / name) for name in parts if (retriever / name).is_file())
-    return sha256(found.encode()).hexdigest()
-
-
 def model_of(
     name: str, backend: Literal["auto", "torch", "openvino"] = "auto", precision: Precision = "auto"
 ) -> ServedModel:
@@ -54,10 +45,10 @@ def model_of(
     elif not (folder / "modules.json").is_file():
         raise EffirError(f"{folder} holds no retriever: name a sentence-transformers folder, or models:/<name>@<alias>")
     chosen: Backend = "openvino" if backend == "openvino" else "torch"
-    graphs = [graph for graph in ("int8", "float32") if (folder / "openvino" / graph).is_dir()]
+    graphs = [graph for graph in ("int8", "float32") if settled(folder / "openvino" / graph).is_dir()]
     if backend == "auto" and precision == "auto" and graphs:
         chosen, precision = "openvino", "int8" if graphs[0] == "int8" else "auto"
-    return ServedModel(name, str(folder.resolve()), fingerprint(folder), chosen, precision)
+    return ServedModel(name, str(folder.resolve()), _identity(folder, chosen, precision), chosen, precision)
 
 
 def open_model(model: ServedModel) -> TextEncoder:
@@ -67,6 +58,13 @@ def open_model(model: ServedModel) -> TextEncoder:
         raise EffirError(
             f"the model of the index, {model.name}, is missing from {folder}: put it back or build the index again"
         )
-    if fingerprint(folder) != model.fingerprint:
-        raise EffirError(f"the model in {folder} has changed since the index was built: build the index again")
+    if _identity(folder, model.backend, model.precision) != model.fingerprint:
+        also = "An index of an older effir, which read fewer files of a model, must be built again too"
+        raise EffirError(f"the model in {folder} has changed since the index was built: build the index again. {also}")
     return open_encoder(folder, model.backend, model.precision, BATCH_TOKENS)
+
+
+def _identity(folder: Path, backend: Backend, precision: Precision) -> str:
+    """Hash what decides a model's vectors: all files of its folder, and the graph if a backend runs one."""
+    graph = graph_of(folder, precision)
+    return fingerprint(folder) + (sha256_of(graph) if backend == "openvino" and graph.is_dir() else "")

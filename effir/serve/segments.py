@@ -15,6 +15,7 @@ from effir.encoding.shards import Encoder, Entry
 from effir.errors import EffirError
 from effir.files import read_jsonl, writing
 from effir.index.faiss_index import JsonLines, build_index, open_index
+from effir.resume import code_digest
 
 SEGMENTS, WORK = "segments", ".work"
 SHARD = 1024  # documents that a killed build has to encode again at most
@@ -39,6 +40,8 @@ class Segment:
             self.index, self._texts = open_index(folder / SEGMENTS / name), JsonLines(texts_of(folder, name))
         except (EffirError, OSError):
             raise EffirError(f"{folder} is damaged, its segment {name} cannot be read: build it again") from None
+        if not set(deleted) <= set(range(self.index.count)):
+            raise EffirError(f"{folder} is damaged, its segment {name} lacks rows that it deleted: build it again")
         if len(self._texts) != self.index.count:
             raise EffirError(
                 f"{folder} is damaged, its segment {name} has {len(self._texts)} texts and {self.index.count} vectors: "
@@ -72,7 +75,8 @@ def write_segment(
 ) -> int:
     """Encode documents into a new segment and return their number; ``key`` identifies the model in a resumed build."""
     with writing(texts_of(folder, name)) as draft, draft.open("w", encoding="utf-8", newline="\n") as lines:
-        entries, into, work = _written(documents, lines), folder / SEGMENTS / name, folder / WORK / f"{name}-{key}"
+        work = folder / WORK / f"{name}-{key}-{code_digest()[:16]}"
+        entries, into = _written(documents, lines), folder / SEGMENTS / name
         report = build_index(entries, encode, into, factory=factory, work=work, shard_size=SHARD, total=total)
     return report.documents
 

@@ -65,9 +65,9 @@ def promote(
         return _overtaken(version, now)
     if force_reason is not None:
         store.client.set_model_version_tag(name, str(version), FORCED, force_reason)
-    store.client.set_registered_model_alias(name, CHAMPION, str(version))
-    if champion is not None:
+    if champion is not None:  # first: a kill in between must not lose which version served before
         store.client.set_registered_model_alias(name, PREVIOUS, str(champion))
+    store.client.set_registered_model_alias(name, CHAMPION, str(version))
     return _checked(store, name, Promotion(version, champion, reasons, promoted=True, notes=notes))
 
 
@@ -200,7 +200,7 @@ def _not_shown(test: NonInferiority, champion: str) -> str:
     differs = differs if test.difference else f"nDCG@10 is that of version {champion}"
     if test.needed is None:
         return f"{differs}, which is not less than {limit} ({test.queries} queries)"
-    if test.low > -test.margin:
+    if test.queries < LEAST_QUERIES and test.needed == LEAST_QUERIES:
         return f"{differs}, but {test.queries} queries show nothing: evaluate on {LEAST_QUERIES} at least"
     return (
         f"{differs}, but {test.queries} queries do not show that the loss is less than {limit}: it may be "

@@ -1,6 +1,5 @@
 """Checkpoints of a training: only what trains is saved, and a killed run continues to bit-identical results."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,15 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from torch import Tensor, nn
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from effir.errors import EffirError
+from effir.files import read_json, sha256_of, write_json
 
 TRAINED = "trained.safetensors"
+SEAL = "sha256.json"  # of all files of a checkpoint, written last
 
 
 class ResumableTrainer(SentenceTransformerTrainer):
@@ -45,14 +47,36 @@ class ResumableTrainer(SentenceTransformerTrainer):
         """Skip the model card of sentence-transformers, which tokenises all training texts."""
 
 
+class Sealing(TrainerCallback):
+    """Seal every checkpoint that is complete; until then the one before counts."""
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Write the hash of each file, and remove older checkpoints; the trainer calls this after all else."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_json(folder / SEAL, _hashes(folder))
+            for older in folder.parent.glob("checkpoint-*"):
+                if older != folder:
+                    shutil.rmtree(older)
+
+
 def last_checkpoint(checkpoints: Path) -> str | None:
-    """Find the newest checkpoint, and remove incomplete ones: the state of the trainer is written last."""
+    """Find the newest checkpoint, and remove those that are incomplete or damaged."""
     for folder in checkpoints.glob("checkpoint-*"):
-        try:
-            json.loads((folder / TRAINER_STATE_NAME).read_bytes())
-        except (OSError, ValueError):
+        if not _is_sealed(folder):
             shutil.rmtree(folder)
     return get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
+
+
+def _is_sealed(folder: Path) -> bool:
+    try:
+        return bool(read_json(folder / SEAL) == _hashes(folder))
+    except (EffirError, OSError):
+        return False
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SEAL}
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

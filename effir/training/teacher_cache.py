@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from effir.encoding.encoder import Vectors
 from effir.encoding.shards import Encoder, encode_shards, reporting
 from effir.errors import EffirError
 from effir.files import read_json, text_digest, write_json, writing
-from effir.model.prompt_config import POOLING, read_prompt_config
 from effir.training.teacher import DOCUMENTS, MANIFEST, PAIRS, QUERIES, pairs_of
 
 SHARD = 512
@@ -40,8 +38,10 @@ def cache_teacher_scores(
     with writing(into) as draft:
         draft.mkdir()
         if kind == "bi-encoder":
-            for name, texts in ((QUERIES, queries), (DOCUMENTS, documents)):
-                _write_outputs(draft, name, sorted(texts), _bi_encoder(folder, name, max_tokens), work, np.float16)
+            encoder = open_encoder(folder, "torch", "auto", BATCH_TOKENS)
+            encoder.limit(max_tokens)
+            _write_outputs(draft, QUERIES, sorted(queries), encoder.queries, work, np.float16)
+            _write_outputs(draft, DOCUMENTS, sorted(documents), encoder.documents, work, np.float16)
         else:
             _write_outputs(draft, PAIRS, sorted(pairs), _cross_encoder(folder, max_tokens), work, np.float32)
         write_json(draft / MANIFEST, {"source": source, "kind": kind, "max_tokens": max_tokens})
@@ -66,35 +66,8 @@ def kind_of(folder: Path) -> str:
     raise EffirError(f"{folder} cannot be a teacher: name a sentence-transformers folder or a cross-encoder")
 
 
-def our_encoder_reads(folder: Path) -> bool:
-    """Tell whether effir's own encoder gives the vectors of a bi-encoder: a plain decoder of a known family."""
-    from effir.model.modeling import FAMILIES
-
-    try:
-        read_prompt_config(folder, str(folder))
-    except EffirError:
-        return False
-    family = str(_read_if_there(folder / "config.json").get("model_type")).removeprefix("effir_")
-    return family in FAMILIES and _read_if_there(folder / "1_Pooling/config.json").get("pooling_mode") in POOLING
-
-
 def _read_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
-
-
-def _bi_encoder(folder: Path, name: str, max_tokens: int) -> Encoder:
-    if our_encoder_reads(folder):  # a few times as fast as sentence-transformers
-        encoder = open_encoder(folder, "torch", "auto", BATCH_TOKENS)
-        encoder.reader.tokenizer.enable_truncation(min(max_tokens, encoder.reader.max_tokens))
-        return encoder.queries if name == QUERIES else encoder.documents
-    from sentence_transformers import SentenceTransformer
-
-    model: Any = SentenceTransformer(str(folder))
-    model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
-    prompt = {QUERIES: "query", DOCUMENTS: "document"}[name]
-    named: dict[str, Any] = {"prompt_name": prompt} if prompt in model.prompts else {}
-    named |= {"batch_size": BATCH, "normalize_embeddings": True, "show_progress_bar": False}
-    return reporting(partial(model.encode, **named))
 
 
 def _cross_encoder(folder: Path, max_tokens: int) -> Encoder:

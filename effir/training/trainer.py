@@ -20,7 +20,7 @@ from effir.cpu.lora_kernel import lora_products
 from effir.data.examples import Example
 from effir.errors import EffirError
 from effir.model.precision import TrainingPrecision, arithmetic, uses_bfloat16
-from effir.training.checkpoints import ResumableTrainer, last_checkpoint
+from effir.training.checkpoints import ResumableTrainer, Sealing, last_checkpoint
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -58,7 +58,7 @@ class Adapters:
 class Job:
     """A schedule, the folder of its checkpoints, and where each row of the loss curve is logged.
 
-    ``checkpoints`` is named by all that decides the result, and removed after saving (:func:`effir.files.resumable`).
+    ``checkpoints`` is named by all that decides the result, and removed after saving (:func:`effir.resume.resumable`).
     """
 
     schedule: Schedule
@@ -89,7 +89,8 @@ def fit(model: SentenceTransformer, examples: Sequence[Example], loss: nn.Module
     dtype = arithmetic(schedule.precision, model[0].model.config)
     with _training_settings(model, schedule.max_tokens), lora_products(model, dtype):
         data, args = DatasetDict(parts) if len(parts) > 1 else parts.popitem()[1], _arguments(model, job)
-        trainer = ResumableTrainer(model=model, args=args, train_dataset=data, loss=loss, callbacks=[logging])
+        callbacks: list[TrainerCallback] = [logging, Sealing()]
+        trainer = ResumableTrainer(model=model, args=args, train_dataset=data, loss=loss, callbacks=callbacks)
         last = last_checkpoint(job.checkpoints)
         if last and trainer.load_finished(last):
             logging.on_train_begin(trainer.args, trainer.state, trainer.control)
@@ -211,7 +212,6 @@ def _arguments(model: SentenceTransformer, job: Job) -> SentenceTransformerTrain
         seed=schedule.seed,
         logging_steps=math.gcd(5, schedule.checkpoint_every),  # so that no mean over steps spans a checkpoint
         save_steps=schedule.checkpoint_every,
-        save_total_limit=1,
         dataloader_pin_memory=False,
         report_to=[],
     )

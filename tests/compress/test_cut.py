@@ -148,6 +148,26 @@ def test_a_sharded_checkpoint_is_cut_shard_by_shard(
     )
 
 
+@pytest.mark.parametrize("prefix", ["", "model.", "_orig_mod.model."])
+def test_a_cut_of_one_shard_with_an_index_opens(
+    prefix: str, whole_checkpoint: Callable[[str], Path], tmp_path: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    whole, source = whole_checkpoint("qwen3"), tmp_path / "source"
+    AutoModel.from_pretrained(whole).save_pretrained(source)
+    shard = source / "model-00001-of-00001.safetensors"
+    weights = {f"{prefix}{name}": tensor for name, tensor in load_file(source / "model.safetensors").items()}
+    save_file(weights, shard, metadata={"format": "pt"})
+    (source / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, shard.name)}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    for path in whole.glob("tokenizer*"):
+        (source / path.name).write_bytes(path.read_bytes())
+    folder = cut(source, tmp_path / "cut", **CUTS["everything"])
+    torch.testing.assert_close(
+        states(opened(folder), batch), states(zeroed(whole, **CUTS["everything"]), batch), atol=1e-5, rtol=0
+    )
+
+
 @pytest.mark.parametrize("declared", ["LlamaTokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer"])
 def test_the_cut_model_tokenizes_as_the_uncompressed_one(
     declared: str, family: str, whole_checkpoint: Callable[[str], Path], tmp_path: Path

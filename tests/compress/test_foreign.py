@@ -1,7 +1,9 @@
 """`effir import`: what others cut becomes a checkpoint that computes the same."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,13 +250,132 @@ def test_wrong_lists_are_one_sentence(tmp_path: Path, lists: dict[str, Any], sai
     assert said in result.output
 
 
+@pytest.fixture
+def plain_llama(tmp_path: Path) -> Path:
+    """A dropped Llama without biases, as ``foreign``, and the same weights as an ordinary checkpoint ``whole``."""
+    tiny_model("llama", attention_bias=False, mlp_bias=False).save_pretrained(tmp_path / "foreign")
+    tiny_tokenizer().save_pretrained(tmp_path / "foreign")
+    name_dropped(tmp_path / "foreign", drop_mlp_list=MLPS, drop_attn_list=ATTENTIONS)
+    return whole(tmp_path / "foreign", tmp_path / "whole")
+
+
+def change_adapter(folder: Path, change: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]) -> None:
+    changed = [change(name, tensor) for name, tensor in load_file(folder / WEIGHTS).items()]
+    save_file({name: tensor for each in changed for name, tensor in each.items()}, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "said"),
+    [
+        (
+            lambda name, tensor: {name.removeprefix("base_model.model."): tensor},
+            {},
+            "peft does not apply model.layers.0.",
+        ),
+        (lambda name, tensor: {name.replace("weight", "default.weight"): tensor}, {}, "which is not plain LoRA"),
+        (lambda name, tensor: {name: tensor}, {"target_modules": ["q_proj"]}, "peft does not apply base_model.model."),
+        (lambda name, tensor: {name: tensor * ("lora_A" in name)}, {}, "changes nothing, its lora_B are zero"),
+        (lambda name, tensor: {name: tensor * ("lora_B" in name)}, {}, "does not change layers.0.mlp.up_proj.weight"),
+        (lambda name, tensor: {name: tensor, name.replace("_A", "_magnitude"): tensor + 1}, {}, "not plain LoRA"),
+        (lambda name, tensor: {name: tensor}, {"init_lora_weights": "pissa"}, "LORA with init_lora_weights pissa"),
+        (lambda name, tensor: {name: tensor}, {"layer_replication": [[0, 4], [2, 4]]}, "LORA with layer_replication"),
+        (lambda name, tensor: {name: tensor}, {"modules_to_save": ["embed_tokens"]}, "LORA with modules_to_save"),
+        (lambda name, tensor: {name: tensor}, {"use_next_lora": True}, "is LORA with use_next_lora, not plain LoRA"),
+    ],
+    ids=[
+        "no prefix",
+        "the adapter's name",
+        "other target modules",
+        "untrained",
+        "zero A",
+        "a magnitude without use_dora",
+        "PiSSA",
+        "replicated layers",
+        "modules_to_save",
+        "a key of a newer peft",
+    ],
+)
+def test_an_adapter_that_would_be_applied_by_half_or_not_at_all_is_one_sentence(
+    plain_llama: Path, tmp_path: Path, change: Any, config: dict[str, Any], said: str
+) -> None:
+    lora = LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "up_proj"])
+    adapted(AutoModelForCausalLM.from_pretrained(plain_llama), lora, tmp_path / "adapter")
+    change_adapter(tmp_path / "adapter", change)
+    named = tmp_path / "adapter/adapter_config.json"
+    named.write_text(json.dumps({**json.loads(named.read_text(encoding="utf-8")), **config}), encoding="utf-8")
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", tmp_path / "foreign")
+    assert result.exit_code == 2
+    assert said in result.output.splitlines()[-1]
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_of_embedding_and_lm_head_changes_the_embedding_alone(tmp_path: Path, tied: bool) -> None:
+    tiny_model("llama", attention_bias=False, mlp_bias=False, tie_word_embeddings=tied).save_pretrained(
+        tmp_path / "foreign"
+    )
+    tiny_tokenizer().save_pretrained(tmp_path / "foreign")
+    name_dropped(tmp_path / "foreign", drop_mlp_list=MLPS, drop_attn_list=ATTENTIONS)
+    plain = whole(tmp_path / "foreign", tmp_path / "whole")
+    lora = LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "embed_tokens", "lm_head"])
+    model = adapted(AutoModelForCausalLM.from_pretrained(plain), lora, tmp_path / "adapter")
+    change_adapter(tmp_path / "adapter", lambda name, each: {} if "base_layer" in name else {name: each})
+    result = effir(tmp_path / "adapter", tmp_path / "ours", "--base", tmp_path / "foreign")
+    assert result.exit_code == 0, result.output
+    ours = AutoModel.from_pretrained(tmp_path / "ours").eval()
+    theirs = silenced(model.model.model.eval())  # not merged: what was trained
+    torch.testing.assert_close(states(ours), states(theirs), atol=1e-5, rtol=0)
+
+
+UNDER: dict[str, tuple[Callable[[str], str | None], dict[str, int], str]] = {
+    "no MLP": (lambda name: None if "layers.0.mlp" in name else name, {}, "lacks 3 of the 38 weights"),
+    "no embedding": (
+        lambda name: None if "embed" in name else name,
+        {},
+        "lacks 1 of the 38 weights .*embed_tokens.weight",
+    ),
+    "a layer more": (
+        str,
+        {"num_hidden_layers": 3},
+        "stores layers.3.input_layernorm.weight, for which",
+    ),
+    "compiled": ("_orig_mod.{}".format, {}, "under a name that transformers does not know"),
+}
+
+
+@pytest.mark.parametrize("kind", UNDER)
+@pytest.mark.parametrize("with_adapter", [True, False])
+def test_a_model_whose_weights_are_not_those_of_its_config_is_one_sentence(
+    plain_llama: Path, tmp_path: Path, kind: str, with_adapter: bool
+) -> None:
+    rename, config, said = UNDER[kind]
+    lora = LoraConfig(target_modules=["q_proj"])
+    adapted(AutoModelForCausalLM.from_pretrained(plain_llama), lora, tmp_path / "adapter")
+    foreign = tmp_path / "foreign"
+    weights = {rename(name): tensor for name, tensor in load_file(foreign / "model.safetensors").items()}
+    save_file(
+        {name: tensor for name, tensor in weights.items() if name}, foreign / "model.safetensors", {"format": "pt"}
+    )
+    name_dropped(foreign, drop_mlp_list=[1], drop_attn_list=[2], **config)
+    named = (
+        [tmp_path / "adapter", tmp_path / "ours", "--base", foreign] if with_adapter else [foreign, tmp_path / "ours"]
+    )
+    result = effir(*named)
+    if kind == "compiled" and not with_adapter:  # then no library but effir's own reads the names
+        assert result.exit_code == 0, result.output
+        return
+    assert result.exit_code == 2
+    assert re.search(said, result.output.splitlines()[-1])
+    assert not (tmp_path / "ours").exists()
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
         ({"peft_type": "LORA", "use_dora": True}, "is LORA with use_dora, not plain LoRA: merge it with peft"),
         ({"peft_type": "IA3"}, "is IA3, not plain LoRA"),
         ({"peft_type": "LORA", "bias": "lora_only"}, "is LORA with bias, not plain LoRA"),
-        ({"peft_type": "LORA", "r": 2}, "adapts x, which the model under it does not have"),
+        ({"peft_type": "LORA", "r": 2}, "adapts y, which the model under it does not have"),
         ({"base_model_name_or_path": "elsewhere"}, "is an adapter over elsewhere, which is missing"),
     ],
 )
@@ -264,7 +385,7 @@ def test_an_adapter_that_cannot_be_merged_is_one_sentence(tmp_path: Path, config
     (tmp_path / "adapter").mkdir()
     settings = {"base_model_name_or_path": str(tmp_path / "foreign"), **config}
     (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / WEIGHTS)
+    save_file({"y.lora_A.weight": torch.zeros(1)}, tmp_path / "adapter" / WEIGHTS)
     result = effir(tmp_path / "adapter", tmp_path / "ours")
     assert result.exit_code == 2
     assert said in result.output.splitlines()[-1]

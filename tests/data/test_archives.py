@@ -62,6 +62,10 @@ def truncated(path: Path) -> None:
     path.write_bytes(zipped(path, a="a" * 1000).read_bytes()[:-40])
 
 
+def beheaded(path: Path) -> None:
+    path.write_bytes(zipped(path, a="content").read_bytes()[1:])
+
+
 def twice(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
         archive.writestr("a", "x")
@@ -92,6 +96,7 @@ def holding(name: str | zipfile.ZipInfo) -> Callable[[Path], None]:
         (lying, "damaged"),
         (flipped, "damaged"),
         (truncated, "damaged"),
+        (beheaded, "damaged"),
         (lambda path: path.write_bytes(b"\x1f\x8b not a zip"), "damaged"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,

@@ -110,6 +110,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """What the hub's client asks for, of one model, one gated and none other."""
 
     FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json", "modeling.py")
+    FILES += ("q4/m-00001-of-00002.gguf", "q4/m-00002-of-00002.gguf", "q8/m-00001-of-00002.gguf")
     COMMIT = "1" * 40
 
     def do_GET(self) -> None:
@@ -149,10 +150,13 @@ def test_a_hub_gives_configuration_tokenizer_and_safetensors_but_neither_pickles
         threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True).start()
         endpoint = f"http://127.0.0.1:{hub.server_address[1]}"
         sources = ("hub:a/b@main", "hub:a/gated@main", "hub:a/absent@main", "hub:a/b@wrong")
-        ok, gated, absent, wrong = from_hub(tmp_path, *sources, HF_ENDPOINT=endpoint)
+        ok, gated, absent, wrong = from_hub(tmp_path / "1", *sources, HF_ENDPOINT=endpoint)
+        (split,) = from_hub(tmp_path / "2", "hub:a/b@main/q4/m-00002-of-00002.gguf", HF_ENDPOINT=endpoint)
         hub.shutdown()
     assert ok.startswith("ok ")
     assert files_under(Path(ok.removeprefix("ok "))) == ["config.json", "model.safetensors", "tokenizer.json"]
+    second = Path(split.removeprefix("ok "))
+    assert (second.name, files_under(second.parents[1])) == ("m-00002-of-00002.gguf", list(Hub.FILES[-3:-1]))
     assert "is gated: accept its terms" in gated
     assert "is not on the hub, or private" in absent
     assert "has no such revision" in wrong

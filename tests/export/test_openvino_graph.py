@@ -23,6 +23,7 @@ from effir.model.checkpoint import load_model
 from effir.model.retriever import encode_documents, open_retriever
 from tests.encoding.conftest import TEXTS
 from tests.encoding.conftest import retriever as retriever  # the fixture
+from tests.encoding.test_folders import BERT, save_folder
 
 pytest.importorskip("openvino")
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -181,6 +182,13 @@ def test_a_graph_is_run_without_importing_torch(retriever: Callable[..., Path], 
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(1, 16) []"
+
+
+def test_a_model_that_effirs_own_encoder_does_not_run_is_not_exported(dev: Collection, tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "bert", "bert", BERT)
+    with pytest.raises(EffirError, match=r"bert cannot be exported, sentence-transformers encodes: it is a bert model"):
+        export_graph(folder, "float32", (), dev, 0.0, 64)
+    assert not (folder / "openvino").exists()
 
 
 def test_the_folder_still_opens_as_before(retriever: Callable[..., Path], dev: Collection) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -258,3 +259,28 @@ def test_no_queries_give_no_hits_and_no_k_is_refused(tmp_path: Path) -> None:
     assert index.search(np.zeros((0, DIMENSION), dtype=np.float32), k=3) == []
     with pytest.raises(EffirError, match="k must be at least 1, got 0"):
         index.search(queries(1), k=0)
+
+
+@pytest.mark.parametrize("file", ["vectors-00000.npy", "documents-00001.jsonl", "manifest.json"])
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_shard_of_which_a_file_is_lost_or_damaged_is_encoded_again(tmp_path: Path, file: str, removed: bool) -> None:
+    whole, work = build(tmp_path / "whole"), tmp_path / "broken/work"
+    settings: dict[str, Any] = {"factory": "Flat", "shard_size": 64, "work": work}
+    with pytest.raises(KeyboardInterrupt):
+        build_index(corpus(300), CountingEncoder(dies_at=3), tmp_path / "broken/index", **settings)
+    content = bytearray((work / file).read_bytes())
+    content[-20] ^= 1
+    (work / file).unlink()  # as a kill leaves it while the folder is removed
+    if not removed:
+        (work / file).write_bytes(content)
+    build_index(corpus(300), CountingEncoder(), tmp_path / "broken/index", **settings)
+    for name in ("index.faiss", "documents.jsonl"):
+        assert (tmp_path / "broken/index" / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("said", ["0", "[]", '{"count": "300"}'])
+def test_a_damaged_manifest_is_refused(tmp_path: Path, said: str) -> None:
+    build(tmp_path)
+    (tmp_path / "index/manifest.json").write_text(said)
+    with pytest.raises(EffirError, match=r"the index in .*index is damaged: build it again$"):
+        open_index(tmp_path / "index")

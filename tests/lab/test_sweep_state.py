@@ -106,6 +106,13 @@ def test_trials_of_other_params_are_not_mixed_with_new_ones(tmp_path: Path) -> N
         SweepState(replace(PLAN, params={**PLAN.params, "distill.steps": 120}), SHAPE, tmp_path)
 
 
+def test_a_sweep_is_not_continued_by_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SweepState(PLAN, SHAPE, tmp_path)
+    monkeypatch.setattr("effir.lab.sweep_state.code_digest", lambda: "of a later effir")
+    with pytest.raises(EffirError, match="sweep trial was started with another version of effir or its libraries"):
+        SweepState(PLAN, SHAPE, tmp_path)
+
+
 def test_there_is_no_next_trial_if_all_ran_or_are_too_large(few_draws: None, tmp_path: Path) -> None:
     state = SweepState(replace(PLAN, space={"analyze.sublayer": Choice(("block", "mlp"))}), SHAPE, tmp_path)
     assert state.next() is None

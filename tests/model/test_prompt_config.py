@@ -145,6 +145,8 @@ def test_another_pooling_is_one_sentence(
         ("config.json", {"use_bidirectional_attention": True}, "bidirectional attention: effir cuts only plain causal"),
         ("config.json", {"auto_map": {"AutoModel": "modeling_x.X"}}, "has custom code"),
         ("sentence_bert_config.json", {"modality_config": {"message": {}}}, "wraps texts in a chat template"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "cannot cut .*theirs, it reads texts by do_lower_case"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "cannot cut .*theirs, it cuts texts on the left"),
     ],
 )
 def test_a_model_that_would_be_another_function_here_is_one_sentence(

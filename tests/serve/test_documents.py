@@ -250,7 +250,8 @@ def test_the_commands_build_add_search_and_delete(retriever: Path, tmp_path: Pat
     rows = "".join(json.dumps({"id": text.split()[0], "text": text}) + "\n" for text in texts)
     source = write(tmp_path / "docs.jsonl", rows)
     built = effir("index", "build", source, tmp_path / "index", "--model", retriever, "--json")
-    assert json.loads(built.stdout) == {"folder": str(tmp_path / "index"), "documents": 36}
+    answer = json.loads(built.stdout)
+    assert {**answer, "encoding": ""} == {"folder": str(tmp_path / "index"), "documents": 36, "encoding": ""}
     hits = json.loads(effir("search", "w9 w10 w11", "--index", tmp_path / "index", "-k", "3", "--json").stdout)
     assert (hits[0]["id"], hits[0]["text"]) == ("w9", "w9 w10 w11")
     vectors = open_retriever(retriever).encode(["w9 w10 w11", hits[1]["text"]])
@@ -290,3 +291,11 @@ def test_an_unknown_model_is_refused_in_one_sentence(tmp_path: Path, model: str,
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
     assert said in result.output
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("segments", ['{"0001": 5}', '["0001"]', '{"0001": [-1]}', '{"0001": [30]}', '{"0001": ["x"]}'])
+def test_a_damaged_manifest_is_one_sentence(made: Path, segments: str) -> None:
+    manifest = made / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "segments": json.loads(segments)}))
+    with pytest.raises(EffirError, match=r"^[^\n]*(name another folder|build it again)$"):
+        DocumentStore(made)

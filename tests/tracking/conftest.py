@@ -145,8 +145,8 @@ def register(project: Path) -> Callable[..., int]:
     """Register a version whose run has all that `stages.register` leaves, every query scored ``ndcg``."""
 
     def registered(ndcg: float, speedup: float = 1.5, name: str = NAME, recipe: str = "", seed: int = 0) -> int:
-        made = recipe or f"ndcg {ndcg}"
-        params = {"recipe": made, "training": {"seed": seed}, "speedup": speedup, "root": str(project)}
+        made = {"recipe": recipe, "training": {"seed": seed}} if recipe else {"ndcg": ndcg}
+        params = {**made, "speedup": speedup, "root": str(project)}
         queries = project / "reports/apidocs-queries.json"
         queries.parent.mkdir(exist_ok=True)
         queries.write_text(json.dumps({f"q{i}": {"ndcg_at_10": ndcg} for i in range(30)}))

@@ -181,3 +181,26 @@ def test_a_champion_that_changed_while_the_rules_were_checked_is_not_replaced(
     done = effir("promote", "3")
     assert (done.exit_code, aliases()) == (1, {"champion": 2, "challenger": 3})
     assert "- version 2 became champion meanwhile: look at `effir models`, then try again" in done.output
+
+
+def test_a_promotion_that_is_killed_between_its_two_aliases_is_completed_by_the_next_one(
+    register: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(0.5)
+    effir("promote")
+    register(0.6)
+    client, left = open_store().client, [1]
+    own = type(client).set_registered_model_alias
+
+    def killed(self: Any, *arguments: str) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        own(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client), "set_registered_model_alias", killed)
+        effir("promote")
+    assert aliases()["champion"] == 1
+    assert effir("promote").exit_code == 0
+    assert aliases() == {"champion": 2, "challenger": 2, "previous": 1}  # it was lost: the second try was refused

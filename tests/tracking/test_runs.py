@@ -213,7 +213,10 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none_behind(
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     process = start("from effir.tracking.store import open_store; open_store()")
-    while not any(path.stat().st_size for path in tmp_path.glob(".mlflow.db.*.draft")) and process.poll() is None:
+    while (
+        not any(path.stat().st_size for path in tmp_path.glob(".mlflow.db.*.draft/mlflow.db"))
+        and process.poll() is None
+    ):
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -signal.SIGKILL

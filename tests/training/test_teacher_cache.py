@@ -11,12 +11,14 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
 from effir.data.examples import Example
+from effir.encoding.backends import open_encoder
 from effir.encoding.encoder import TextEncoder
+from effir.encoding.library import LibraryEncoder
 from effir.errors import EffirError
 from effir.files import write_json
 from effir.model.retriever import encode_documents
 from effir.training.teacher import load_teacher
-from effir.training.teacher_cache import SHARD, cache_teacher_scores, kind_of, our_encoder_reads
+from effir.training.teacher_cache import SHARD, cache_teacher_scores, kind_of
 from tests.training.conftest import EXAMPLES, ROUNDED, Cached
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -25,18 +27,16 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 def test_our_own_models_run_in_our_encoder_and_others_in_sentence_transformers(
     bi_encoder: Path, cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert our_encoder_reads(bi_encoder)
+    assert not isinstance(open_encoder(bi_encoder, "torch", "float32", 64), LibraryEncoder)
     cached(bi_encoder, "ours")
-    monkeypatch.setattr("effir.training.teacher_cache.our_encoder_reads", lambda folder: False)
+    monkeypatch.chdir(tmp_path)  # away from what was found out about this folder
+    monkeypatch.setattr("effir.encoding.self_check.unsupported", lambda folder: "a test wants it so")
     cached(bi_encoder, "theirs")
     one, other = (load_teacher(tmp_path / name, EXAMPLES) for name in ("ours", "theirs"))
     assert one is not None
     assert other is not None
     # bfloat16, where the processor has it, against float32
     torch.testing.assert_close(one.scores(torch.arange(3)), other.scores(torch.arange(3)), atol=2e-2, rtol=0)
-    write_json(bi_encoder / "config.json", {"model_type": "bert"})
-    monkeypatch.undo()
-    assert not our_encoder_reads(bi_encoder)
 
 
 def add_a_dense_layer(folder: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_decoder_that_our_encoder_would_read_wrongly_runs_in_sentence_transfor
     bi_encoder: Path, cached: Cached, tmp_path: Path, other: Callable[[Path], None]
 ) -> None:
     other(bi_encoder)
-    assert not our_encoder_reads(bi_encoder)
+    assert isinstance(open_encoder(bi_encoder, "torch", "float32", 64), LibraryEncoder)
     cached(bi_encoder)
     expected = encode_documents(SentenceTransformer(str(bi_encoder)), ["also first"], 1)
     teacher = load_teacher(tmp_path / "cached", EXAMPLES)

@@ -1,8 +1,6 @@
 import math
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from effir.data.examples import Example
 from effir.errors import EffirError
-from effir.files import checkpoints_for, resumable, write_json
+from effir.model.auto_precision import Decision
 from effir.model.retriever import build_retriever, encode_documents
 from effir.training.losses import TeacherTerm, cosine, ranking_loss
 from effir.training.teacher import CrossEncoderOutputs
@@ -215,18 +213,31 @@ def test_a_killed_run_continues_to_the_weights_and_curve_of_an_uninterrupted_one
     assert_same(weights(again), weights(uninterrupted))
 
 
-@pytest.mark.parametrize("left", [None, b'{"epoch": 0.'], ids=["no state", "half of a state"])
+@pytest.mark.parametrize("left", [None, b'{"epoch": 0.', b"{}"], ids=["no state", "half of a state", "no seal"])
 def test_an_incomplete_checkpoint_is_ignored(
     retriever: Callable[[], SentenceTransformer], tmp_path: Path, left: bytes | None
 ) -> None:
     expected = finetuned(retriever(), tmp_path / "uninterrupted")
     with pytest.raises(KilledError):
         finetuned(retriever(), tmp_path / "work", dies_at(5))
-    torn = tmp_path / "work/checkpoint-6"  # the state of the trainer is written last
+    torn = tmp_path / "work/checkpoint-6"  # its seal is written last
     torn.mkdir()
     (torn / "trained.safetensors").write_bytes(b"torn")
     if left:
         (torn / "trainer_state.json").write_bytes(left)
+    assert finetuned(retriever(), tmp_path / "work") == expected
+
+
+@pytest.mark.parametrize("file", ["trained.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_removed_and_the_training_begins_again(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path, file: str
+) -> None:
+    expected = finetuned(retriever(), tmp_path / "uninterrupted")
+    with pytest.raises(KilledError):
+        finetuned(retriever(), tmp_path / "work", dies_at(5))
+    damaged = bytearray((tmp_path / "work/checkpoint-3" / file).read_bytes())
+    damaged[-9] ^= 1  # one bit
+    (tmp_path / "work/checkpoint-3" / file).write_bytes(damaged)
     assert finetuned(retriever(), tmp_path / "work") == expected
 
 
@@ -305,30 +316,17 @@ def test_too_few_examples_are_one_sentence(retriever: Callable[[], SentenceTrans
         fit(model, EXAMPLES[:3], ranking_loss(model, 0.1), job(tmp_path / "work"))
 
 
-def test_checkpoints_are_of_one_stage_its_settings_and_its_inputs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("measured", ["float32", "bfloat16"])
+def test_auto_trains_in_what_was_measured_to_be_faster(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: str
 ) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    write_json(tmp_path / "model/config.json", {"a": 1})
-    settings, inputs = asdict(SCHEDULE), [tmp_path / "model"]
-    place = checkpoints_for("finetune", settings, inputs)
-    assert place.parent == tmp_path.resolve() / ".effir/checkpoints"
-    assert checkpoints_for("finetune", dict(reversed(settings.items())), inputs) == place
-    os.utime(tmp_path / "model/config.json", (0, 0))
-    assert checkpoints_for("finetune", settings, inputs) == place
-    assert checkpoints_for("prune_width", settings, inputs) != place
-    assert checkpoints_for("finetune", settings | {"seed": 1}, inputs) != place
-    write_json(tmp_path / "model/config.json", {"a": 2})
-    assert checkpoints_for("finetune", settings, inputs) != place
-
-
-def test_checkpoints_go_once_the_block_that_saves_is_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    place = checkpoints_for("finetune", {}, [])
-    place.mkdir(parents=True)
-    with suppress(OSError), resumable("finetune", {}, []):
-        raise OSError("no space left")
-    assert place.is_dir()
-    with resumable("finetune", {}, []) as again:
-        assert again == place
-    assert not place.exists()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("effir.model.precision._multiplies_natively", lambda: True)
+    monkeypatch.setattr("effir.model.precision._measured", lambda product: Decision(measured))  # type: ignore[arg-type]
+    found = {name: retriever() for name in ("auto", "asked")}
+    curves = [
+        finetuned(model, tmp_path / name, steps=2, precision="auto" if name == "auto" else measured)
+        for name, model in found.items()
+    ]
+    assert curves[0] == curves[1]
+    assert_same(weights(found["auto"]), weights(found["asked"]))
