@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformerTrainer
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TrainerState
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import align_special_tokens, get_last_checkpoint
 
 from effir.errors import EffirError
 from effir.files import read_json, sha256_of, write_json
@@ -28,6 +28,9 @@ class ResumableTrainer(SentenceTransformerTrainer):
             return False
         self._load_from_checkpoint(checkpoint)
         self.state = state
+        # What `train` and its batches leave in the configuration and in the tokenizer: the saved files are the same.
+        align_special_tokens(self.model, self.processing_class)
+        self.model.preprocess(["text"])
         return True
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

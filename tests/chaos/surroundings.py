@@ -50,15 +50,15 @@ def full_disk(scenario: Scenario, work: Path, seed: int, count: int, done: set[i
     name, home = f"full disk: {scenario.name}", work / "disk" / re.sub(r"\W+", "-", scenario.name)
     with small_disk(home, ROOM):  # its own, because stores keep whole paths
         calm = calm_run(scenario, home / "made")
-        used = sum(path.stat().st_blocks * 512 for path in (home / "made/base").rglob("*"))
+        before, after = (pages(home / "made" / name) for name in ("base", "live"))
         kept = work / f"{scenario.name}.base"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(home / "made/base", kept, symlinks=True)
     for number in range(count):
         if number in done:
             continue
-        extra = int(random.Random(f"{seed} {name} {number}").uniform(4096, 3 * used / 4 + 200_000))
-        with small_disk(home, used + extra + (64 << 10)) as enlarge:
+        extra = int(random.Random(f"{seed} {name} {number}").uniform(0, after - before + (32 << 10)))
+        with small_disk(home, before + extra + (32 << 10)) as enlarge:
             live = home / "made/live"
             try:
                 shutil.copytree(kept, live, symlinks=True)
@@ -76,6 +76,11 @@ def full_disk(scenario: Scenario, work: Path, seed: int, count: int, done: set[i
             if not fault and asked(scenario, live) != calm.after:
                 fault = "the repetition left something else"
         yield Trial(name, number, outcome, fault)
+
+
+def pages(folder: Path) -> int:
+    """Return the bytes that a tree takes on a tmpfs, in whole pages."""
+    return sum(-(-path.lstat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
 
 
 class Passage:
@@ -128,6 +133,7 @@ def lost_server(work: Path, seed: int, count: int, done: set[int]) -> Iterator[T
     server = Server(home, f"sqlite:///{home}/live/mlflow.db", free_port(), ("--no-serve-artifacts",))
     server.start()
     passage = Passage(server.port)
+    environment = dict(os.environ)
     os.environ |= {"MLFLOW_TRACKING_URI": passage.uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     try:
         before = asked(scenario, home / "live")
@@ -153,8 +159,8 @@ def lost_server(work: Path, seed: int, count: int, done: set[int]) -> Iterator[T
             yield Trial(name, number, "finished first" if first.status == 0 else "server died", fault)
     finally:
         server.kill()
-        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
-            del os.environ[variable]
+        os.environ.clear()
+        os.environ |= environment
 
 
 def reset(aliases: dict[str, int]) -> None:

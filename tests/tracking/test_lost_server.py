@@ -53,6 +53,9 @@ def gone(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def run(code: str, project: Path) -> subprocess.CompletedProcess[str]:
+    corpus = project / "data/eval/tiny/corpus.jsonl"  # a stage checks first that what it reads is there
+    corpus.parent.mkdir(parents=True, exist_ok=True)
+    corpus.write_text('{"_id": "1", "text": "a"}\n', encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=90, check=False)

@@ -107,7 +107,7 @@ def test_the_story_of_a_champion(name: str, register: Callable[..., int]) -> Non
     assert effir("promote", "--force", "--reason", "half the price").exit_code == 0
     assert aliases(name) == {"champion": 2, "challenger": 2, "previous": 1}
     back = effir("rollback", "--json")
-    assert json.loads(back.output) == {"version": 1, "previous": 2, "reasons": [], "promoted": True}
+    assert json.loads(back.output) == {"version": 1, "previous": 2, "reasons": [], "promoted": True, "notes": []}
     assert aliases(name) == {"champion": 1, "challenger": 2}
     register(0.6, name=name)
     assert effir("promote", "2").output.startswith(f"{name} version 2 is not promoted:\n- apidocs")  # no challenger now

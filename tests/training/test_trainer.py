@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from effir.data.examples import Example
 from effir.errors import EffirError
+from effir.files import sha256_of
 from effir.model.auto_precision import Decision
-from effir.model.retriever import build_retriever, encode_documents
+from effir.model.retriever import build_retriever, encode_documents, save_retriever
 from effir.training.losses import TeacherTerm, cosine, ranking_loss
 from effir.training.teacher import CrossEncoderOutputs
 from effir.training.trainer import (
@@ -277,6 +278,9 @@ def test_a_finished_training_that_was_not_saved_is_not_trained_further(
     assert finetuned(again, tmp_path / "work", collect(seen), steps=9) == expected
     assert seen == expected
     assert_same(weights(again), weights(first))
+    for name, model in (("first", first), ("again", again)):
+        save_retriever(model, tmp_path / name)
+    assert sha256_of(tmp_path / "again") == sha256_of(tmp_path / "first")  # the tokenizer's files too
 
 
 def test_a_checkpoint_of_other_weights_is_refused(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
