@@ -122,6 +122,7 @@ def killed_at(event: int, path: Path) -> bool:
     return subprocess.run(command, env=ENVIRONMENT, check=False, timeout=60).returncode == -9
 
 
+@pytest.mark.slow
 def test_a_folder_is_old_or_new_wherever_its_replacement_is_killed(tmp_path: Path) -> None:
     path, seen = tmp_path / "model", list[dict[str, str]]()
     for event in range(1, 99):

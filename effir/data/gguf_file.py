@@ -49,7 +49,8 @@ def whole_gguf(path: Path, into: Path, source: str) -> Path:
 def check_tensors(path: Path, model: Any, missing: Collection[str], source: str) -> None:
     """Check that ``model``, opened without the keys ``missing``, has all tensors of the GGUF at ``path``.
 
-    EffirError, about ``source``, if a tensor is missing or left over, and for scaled RoPE, which transformers drops.
+    EffirError, about ``source``, if a tensor is missing or left over, for scaled RoPE, which transformers drops, and if
+    there is no ``head_count_kv``, which GGUF allows: transformers then reads the rows of q and k in another order.
     """
     from gguf import GGUFReader
 
@@ -59,6 +60,10 @@ def check_tensors(path: Path, model: Any, missing: Collection[str], source: str)
     if scaled := [*scaled, *(tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_"))]:
         fix = "name the safetensors of this model"
         raise EffirError(f"{source} scales its rotary positions ({scaled[0]}), which transformers does not read: {fix}")
+    heads = str(reader.fields["general.architecture"].contents()) + ".attention.head_count_kv"
+    if heads not in reader.fields:
+        fix = "convert the model again, or name its safetensors"
+        raise EffirError(f"{source} has no {heads}, without which transformers misreads it: {fix}")
     if lacking := sorted(name for name in missing if not name.startswith("lm_head.")):
         raise EffirError(f"{source} lacks {len(lacking)} weights, {lacking[0]} among them: download it again")
     stored = sum(int(tensor.n_elements) for tensor in reader.tensors if tensor.name != "output.weight")

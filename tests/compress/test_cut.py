@@ -262,6 +262,7 @@ def test_a_failed_cut_leaves_what_was_there(whole_checkpoint: Callable[[str], Pa
     assert {path.name for path in tmp_path.iterdir()} == {"source", "into"}
 
 
+@pytest.mark.slow
 def test_a_program_that_only_cuts_asks_for_no_trust(whole_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     # transformers does not know `effir_llama` by itself: it would ask whether to run the code of the checkpoint.
     cut_checkpoint(whole_checkpoint("llama"), tmp_path / "first", shape_of(whole_checkpoint("llama")))

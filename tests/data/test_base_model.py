@@ -45,7 +45,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tiny_gguf(
-    path: Path, without: str = "nothing", more: Mapping[str, int] = {}, scaling: str = "none", part_bytes: int = 0
+    path: Path,
+    without: str = "nothing",
+    more: Mapping[str, int] = {},
+    scaling: str = "none",
+    part_bytes: int = 0,
+    kv_heads: int | None = 4,
 ) -> LlamaModel:
     """Write random_llama as GGUF, float32, with a byte-level tokenizer; llama.cpp's names, q and k rows permuted.
 
@@ -58,7 +63,8 @@ def tiny_gguf(
     writer.add_block_count(2)
     writer.add_feed_forward_length(64)
     writer.add_head_count(4)
-    writer.add_head_count_kv(4)
+    if kv_heads is not None:
+        writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(8)
     writer.add_vocab_size(len(WORDS))
@@ -318,8 +324,16 @@ def test_a_split_gguf_without_one_of_its_parts_is_refused(tmp_path: Path) -> Non
         ({"more": {"blk.0.attn_q.bias": 32}}, r"holds 21,184 weights, but the model .* has 21,152"),
         ({"more": {"rope_freqs.weight": 4}}, r"scales its rotary positions \(rope_freqs\.weight\)"),
         ({"scaling": "yarn"}, r"scales its rotary positions \(llama\.rope\.scaling\.type\)"),
+        ({"kv_heads": None}, r"has no llama\.attention\.head_count_kv, without which transformers misreads it"),
     ],
-    ids=["a layer is missing", "a weight is missing", "a bias is left over", "Llama 3's RoPE", "YaRN"],
+    ids=[
+        "a layer is missing",
+        "a weight is missing",
+        "a bias is left over",
+        "Llama 3's RoPE",
+        "YaRN",
+        "no count of key heads",
+    ],
 )
 def test_a_gguf_of_which_transformers_would_read_less_or_more_is_refused(
     settings: dict[str, Any], says: str, tmp_path: Path

@@ -133,6 +133,7 @@ def test_a_negative_that_is_no_document_is_named(collection: Collection) -> None
         load_examples(collection.folder, "train", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SCIFACT.exists(), reason="shared/data/beir/scifact.zip is not beside this checkout")
 def test_scifacts_train_split_gives_an_example_for_every_judged_pair(tmp_path: Path) -> None:
     with zipfile.ZipFile(SCIFACT) as archive:

@@ -8,6 +8,8 @@ import pytest
 
 from effir.evaluation.plots import draw_loss, draw_quality, draw_redundancy, draw_slimming
 
+pytestmark = pytest.mark.slow
+
 METRICS = {f"{measure}_at_{k}": 0.1 * i for measure in ("ndcg", "recall") for i, k in enumerate((1, 5, 10, 100), 1)}
 QUALITY = METRICS | {"ndcg_at_10": 0.5, "ndcg_at_10_low": 0.4, "ndcg_at_10_high": 0.55, "queries": 300}
 REDUNDANCY = {"samples": 256, "tokens": 9000, "attention": [0.5, 0.2], "mlp": [0.3, 0.1], "block": [0.6, 0.3]}

@@ -173,6 +173,7 @@ def drawn_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     return figure.axes[0].get_ylim()
 
 
+@pytest.mark.slow
 def test_every_study_gets_a_table_and_plots_with_equal_bytes_each_time(tmp_path: Path) -> None:
     write_json(tmp_path / "direct.json", {"question": "Which?", "baseline": "full", "compare_with": None, "rows": ROWS})
     written = report(tmp_path)

@@ -17,6 +17,8 @@ from effir.params import Scalar
 from effir.tracking.store import StoreError
 from tests.lab.test_sweep_state import DEFAULT, PLAN, SHAPE
 
+pytestmark = pytest.mark.slow
+
 
 class Pipeline:
     """Replaces ``run_trial`` and records its calls; nDCG@10 grows with the parameters."""

@@ -10,6 +10,8 @@ from effir.lab.sweep_plan import Choice, Plan, Range, Result, Target
 from effir.lab.sweep_state import SweepState, Trial, predicted_parameters
 from effir.model.shape import LayerCost, ModelShape
 
+pytestmark = pytest.mark.slow
+
 # 10 layers of 100 for the attention, 4 fixed and 96 channels of 3 for the MLP, and 7 at the end: 3,927 in all.
 SHAPE = ModelShape(
     family="llama",

@@ -82,6 +82,7 @@ def test_a_trial_that_another_process_runs_is_refused(ran: Path) -> None:
             run_trial("sweep-2", {}, {}, log, lambda stage: None)
 
 
+@pytest.mark.slow
 def test_stages_without_cached_outputs_are_named_once_before_a_study_runs(
     ran: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
