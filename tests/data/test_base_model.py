@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from effir.data.base_model import install_base_model
 from effir.errors import EffirError
@@ -379,10 +379,15 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(
 def test_another_end_than_eos_is_right_where_no_eos_is_appended_and_a_special_token_may_lie_beyond_the_embedding(
     folder: Path, tmp_path: Path
 ) -> None:
+    base = tmp_path / "base"
     tokenizer_of(folder, eos_token="</s>", end="<s>")
-    install_base_model(str(folder), tmp_path / "base", tmp_path / "cache")
+    install_base_model(str(folder), base, tmp_path / "cache")
+    assert AutoTokenizer.from_pretrained(base)("a").tokens()[-1] == "<s>"
     tokenizer_of(folder, eos_token="</s>", end="</s>", additional_special_tokens=["<image>"])  # as Gemma 3 has
-    install_base_model(str(folder), tmp_path / "base", tmp_path / "cache", appends_eos=True)
+    install_base_model(str(folder), base, tmp_path / "cache", appends_eos=True)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert tokenizer("a").tokens()[-1] == "</s>"
+    assert tokenizer.convert_tokens_to_ids("<image>") >= AutoConfig.from_pretrained(base).vocab_size
 
 
 def test_a_retriever_is_told_which_settings_keep_its_pooling_and_prompts(
