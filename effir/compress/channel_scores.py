@@ -95,16 +95,33 @@ def magnitude_scores(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) 
 
 
 def _batches(model: SentenceTransformer, pairs: Sequence[Example], schedule: Schedule) -> Iterator[list[Features]]:
-    """Yield batches of (query, positive) features on the model's device, in an order given by the seed."""
+    """Yield batches of (query, positive) features on the model's device, in an order given by the seed.
+
+    A batch holds each text once, as in training, so it may be smaller than ``batch_size`` at the end.
+    """
     count = min(len(pairs), schedule.steps * schedule.batch_size)
     order = random.Random(schedule.seed).sample(range(len(pairs)), count)
     order.sort(key=lambda row: pairs[row].part)  # a batch is of one part of a mixture, except between two parts
     length, model.max_seq_length = model.max_seq_length, schedule.max_tokens
     try:
-        for start in tqdm(range(0, len(order), schedule.batch_size), desc="score", unit=" batches", disable=None):
-            batch = [pairs[i] for i in order[start : start + schedule.batch_size]]
+        batches = list(without_duplicates([pairs[i] for i in order], schedule.batch_size))
+        for batch in tqdm(batches, desc="score", unit=" batches", disable=None):
             sides = {"query": [pair.query for pair in batch], "document": [pair.positive for pair in batch]}
             tokenised = [model.preprocess(texts, prompt=model.prompts[side]) for side, texts in sides.items()]
             yield [batch_to_device(features, model.device) for features in tokenised]
     finally:
         model.max_seq_length = length
+
+
+def without_duplicates(pairs: Sequence[Example], size: int) -> Iterator[list[Example]]:
+    """Yield batches of up to ``size`` pairs in order; a pair that shares a text with its batch waits for the next."""
+    waiting = list(pairs)
+    while waiting:
+        batch, texts, later = list[Example](), set[str](), list[Example]()
+        for pair in waiting:
+            own = {pair.query, pair.positive}
+            fits = len(batch) < size and not own & texts
+            (batch if fits else later).append(pair)
+            texts |= own if fits else set()
+        yield batch
+        waiting = later

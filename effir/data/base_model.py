@@ -2,17 +2,16 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effir.data.gguf_file import check_tensors, whole_gguf
+from effir.data.gguf_file import check_tensors, parsed_once, whole_gguf
 from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import writing
 from effir.model.plain_decoder import reads_otherwise
 from effir.model.prompt_config import PromptConfig, read_prompt_config, transformer_of, write_prompt_config
-from effir.model.shape import read_config
+from effir.model.shape import computes_otherwise, read_config
 from effir.model.tokenizer import check_tokenizer
 from effir.model.weights import check_weights, copy_weights
 
@@ -60,20 +59,13 @@ def _say_own(config: PromptConfig, source: str) -> None:
 
 def _copy_folder(folder: Path, into: Path, source: str) -> None:
     _check_folder(folder, source)
-    _check_code(read_config(folder), source)
+    if why := computes_otherwise(read_config(folder)):
+        fix = "name a causal decoder, or remove auto_map if the model computes as transformers' of its type does"
+        raise EffirError(f"{source} {why}: {fix}")
     check_weights(folder, source)
     for path in sorted({path for pattern in KEPT for path in folder.glob(pattern)}):
         shutil.copyfile(path, into / path.name)
     copy_weights(folder, into)
-
-
-def _check_code(config: Mapping[str, Any], source: str) -> None:
-    """Refuse a model that transformers opens, but computes in another way than its authors do."""
-    if config.get("is_causal") is False or config.get("use_bidirectional_attention"):
-        raise EffirError(f"{source} has bidirectional attention: effir cuts only causal decoders, name one")
-    if "auto_map" in config and not str(config.get("model_type")).startswith("effir_"):
-        fix = "if it computes the same as the model of that type in transformers, remove auto_map from its config.json"
-        raise EffirError(f"{source} has code of its own (auto_map), which effir does not run: {fix}")
 
 
 def _check_folder(folder: Path, source: str) -> None:
@@ -96,11 +88,12 @@ def _convert(gguf: Path, into: Path, source: str) -> None:
 
     joined = into / "joined.gguf"
     try:
-        whole = whole_gguf(gguf, joined, source)
-        names: dict[str, Any] = {"pretrained_model_name_or_path": whole.parent, "gguf_file": whole.name}
-        model, found = AutoModelForCausalLM.from_pretrained(**names, dtype=torch.float32, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(**names)
-        check_tensors(whole, model.base_model, found["missing_keys"], source)
+        with parsed_once():
+            whole = whole_gguf(gguf, joined, source)
+            names: dict[str, Any] = {"pretrained_model_name_or_path": whole.parent, "gguf_file": whole.name}
+            model, found = AutoModelForCausalLM.from_pretrained(**names, dtype=torch.float32, output_loading_info=True)
+            tokenizer = AutoTokenizer.from_pretrained(**names)
+            check_tensors(whole, model.base_model, found["missing_keys"], source)
     except EffirError:
         raise
     except Exception as error:  # the GGUF reader raises many types for a damaged or unknown file

@@ -1,7 +1,9 @@
 """The tensors of a GGUF: its parts by name and as one file, and whether transformers reads all of them."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,20 @@ def gguf_parts(name: str) -> list[str]:
     found = PART.fullmatch(name)
     count = int(found[3]) if found else 0
     return [f"{found[1]}{part:05}-of-{count:05}.gguf" for part in range(1, count + 1)] if found and count else [name]
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Let gguf parse each file once in this block: transformers and effir open it five times, at three seconds each."""
+    import gguf
+
+    parse = gguf.GGUFReader
+    kept = cache(lambda path: parse(path))
+    gguf.GGUFReader = lambda path: kept(str(path))
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = parse
 
 
 def whole_gguf(path: Path, into: Path, source: str) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 
 from effir.files import read_json
 from effir.model.prompt_config import POOLING, SUPPORTED, modules_of, pooling_mode, prompts_of, transformer_of
+from effir.model.shape import computes_otherwise
 
 UNLIMITED = 10**9
 """The number of tokens that stands for no limit."""
@@ -38,13 +39,10 @@ def unsupported(folder: Path) -> str:
 def _of_model(config: Mapping[str, Any]) -> str:
     from effir.model.modeling import FAMILIES
 
-    family = str(config.get("model_type"))
+    family, why = str(config.get("model_type")), computes_otherwise(config)
     if family.removeprefix("effir_") not in FAMILIES:
         return f"it is a {family} model"
-    if "auto_map" in config and not family.startswith("effir_"):
-        return "it has code of its own"
-    bidirectional = config.get("is_causal") is False or config.get("use_bidirectional_attention")
-    return "its attention is bidirectional" if bidirectional else ""
+    return f"it {why}" if why else ""
 
 
 def reads_otherwise(inside: Path) -> str:

@@ -64,14 +64,14 @@ def read_prompt_config(folder: Path, source: str) -> PromptConfig:
     """Read pooling and prompts of a sentence-transformers folder, without opening the model.
 
     EffirError for what effir does not support: modules other than transformer, pooling and norm, a pooling other than
-    last token or mean, a mean without the prompt, bidirectional attention, or texts in a chat template.
+    last token or mean, a mean without the prompt, and texts in a chat template.
     """
     modules = modules_of(folder)
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
     if kinds not in SUPPORTED:
         can = "effir cuts a Transformer with a Pooling and an optional Normalize; name the language model inside it"
         raise EffirError(f"{source} is {', '.join(kinds)}: {can}")
-    _check_decoder(transformer_of(folder), source)
+    _check_reading(transformer_of(folder), source)
     pooling = _read(folder / str(modules[1]["path"]) / "config.json", source)
     mode = pooling_mode(pooling)
     if mode not in POOLING or not pooling.get("include_prompt", True):
@@ -103,12 +103,7 @@ def modules_of(folder: Path) -> list[dict[str, Any]]:
     return list(read_json(folder / "modules.json"))
 
 
-def _check_decoder(folder: Path, source: str) -> None:
-    """Refuse a model that effir would run differently: custom code, bidirectional attention, chat templates."""
-    config = _read(folder / "config.json", source)
-    foreign = "auto_map" in config and not str(config.get("model_type")).startswith("effir_")
-    if foreign or config.get("is_causal") is False or config.get("use_bidirectional_attention"):
-        raise EffirError(f"{source} has custom code or bidirectional attention: effir cuts only plain causal decoders")
+def _check_reading(folder: Path, source: str) -> None:
     reading = folder / "sentence_bert_config.json"
     if reading.is_file() and "message" in (_read(reading, source).get("modality_config") or {}):
         raise EffirError(f"{source} wraps texts in a chat template, effir does not: name the language model in it")

@@ -1,6 +1,6 @@
 """The shape of a model: which sublayers are kept, how wide each MLP is, and its parameters and FLOPs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -135,6 +135,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise EffirError(f"{folder / 'config.json'} has no model_type: name a Hugging Face checkpoint")
     return config
+
+
+def computes_otherwise(config: Mapping[str, Any]) -> str:
+    """Say of a config what makes its model another than transformers' causal decoder of that type; empty if nothing.
+
+    >>> computes_otherwise({"model_type": "llama", "is_causal": False})
+    'has bidirectional attention'
+    """
+    if "auto_map" in config and not str(config.get("model_type")).startswith("effir_"):
+        return "has code of its own (auto_map)"
+    bidirectional = config.get("is_causal") is False or config.get("use_bidirectional_attention")
+    return "has bidirectional attention" if bidirectional else ""
 
 
 def family_of(config: dict[str, Any], folder: Path) -> str:

@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from effir.compress.channel_scores import Scoring, magnitude_scores, score_channels, taylor_scores
+from effir.compress.channel_scores import Scoring, magnitude_scores, score_channels, taylor_scores, without_duplicates
 from effir.compress.gates import gating
 from effir.data.examples import Example
 from effir.model.retriever import build_retriever
@@ -140,7 +140,7 @@ def test_slimming_continues_after_a_kill_to_the_same_gates(retriever: SentenceTr
 def test_taylor_reads_a_mixture_part_after_part(
     retriever: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mixed = [Example(f"{i % 2} ask", f"{i % 2} say {i}", (), part=str(i % 2)) for i in range(16)]
+    mixed = [Example(f"{i % 2} ask {i}", f"{i % 2} say {i}", (), part=str(i % 2)) for i in range(16)]
     read, preprocess = list[list[str]](), retriever.preprocess
 
     def witnessed(texts: list[str], **settings: Any) -> Any:
@@ -151,3 +151,10 @@ def test_taylor_reads_a_mixture_part_after_part(
     scoring = Scoring("taylor", temperature=0.1, l0_weight=1e-8, sharpness=5)
     score_channels(retriever, mixed, scoring, job(tmp_path))
     assert read == [["0"] * 4] * 4 + [["1"] * 4] * 4  # queries and documents, four batches of four
+
+
+def test_a_batch_holds_an_answer_once_and_every_pair_is_read() -> None:
+    pairs = [Example(f"q{i}", f"answer {i % 2}" if i < 6 else f"answer {i}", ()) for i in range(8)]
+    read = [[pair.query for pair in batch] for batch in without_duplicates(pairs, 4)]
+    assert read == [["q0", "q1", "q6", "q7"], ["q2", "q3"], ["q4", "q5"]]
+    assert list(without_duplicates(pairs[5:], 2)) == [pairs[5:7], pairs[7:]]  # in order where no answer is shared

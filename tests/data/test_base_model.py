@@ -197,6 +197,20 @@ def test_an_incomplete_folder_is_refused_and_nothing_is_installed(
     assert os.listdir(tmp_path) == ["source"]
 
 
+def test_the_vocabulary_of_a_gguf_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_gguf(tmp_path / "tiny.gguf")
+    parsed = list[str]()
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path: str) -> None:
+            parsed.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    install_base_model(str(tmp_path / "tiny.gguf"), tmp_path / "base", tmp_path / "cache")
+    assert (len(parsed), gguf.GGUFReader) == (1, Counted)
+
+
 def test_a_damaged_gguf_or_another_file_is_one_sentence(tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "tiny.gguf")
     (tmp_path / "cut.gguf").write_bytes((tmp_path / "tiny.gguf").read_bytes()[:2000])
@@ -263,7 +277,7 @@ def without_last_layer(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tens
         (lambda f: (f / "model.safetensors.index.json").unlink(), r"has no weights in model\.safetensors"),
         (lambda f: configure(f, model_type="gpt2"), "is a gpt2 model, which effir cannot cut: choose one of llama"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "holds an adapter .*: merge it with peft"),
-        (lambda f: configure(f, is_causal=False), "has bidirectional attention: effir cuts only causal decoders"),
+        (lambda f: configure(f, is_causal=False), "has bidirectional attention: name a causal decoder"),
         (lambda f: configure(f, auto_map={"AutoModel": "modeling_evil.Evil"}), r"has code of its own \(auto_map\)"),
         (lambda f: configure(f, hidden_act="none such"), "its config.json describes no model"),
     ],

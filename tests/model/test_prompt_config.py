@@ -141,9 +141,9 @@ def test_another_pooling_is_one_sentence(
 @pytest.mark.parametrize(
     ("name", "values", "said"),
     [
-        ("config.json", {"is_causal": False}, "bidirectional attention: effir cuts only plain causal"),
-        ("config.json", {"use_bidirectional_attention": True}, "bidirectional attention: effir cuts only plain causal"),
-        ("config.json", {"auto_map": {"AutoModel": "modeling_x.X"}}, "has custom code"),
+        ("config.json", {"is_causal": False}, "has bidirectional attention: name a causal decoder"),
+        ("config.json", {"use_bidirectional_attention": True}, "has bidirectional attention: name a causal decoder"),
+        ("config.json", {"auto_map": {"AutoModel": "modeling_x.X"}}, r"has code of its own \(auto_map\)"),
         ("sentence_bert_config.json", {"modality_config": {"message": {}}}, "wraps texts in a chat template"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "cannot cut .*theirs, it reads texts by do_lower_case"),
         ("tokenizer_config.json", {"truncation_side": "left"}, "cannot cut .*theirs, it cuts texts on the left"),
