@@ -66,7 +66,7 @@ for part, name, version, licence, size, sha256 in map(str.split, PINS.strip().sp
 
 
 # How many documents and queries of a part are kept; None and a part that is not named keep everything.
-SIZES: dict[Part, tuple[int | None, int | None]] = {"test": (3000, 300), "small-dev": (150, 50)}
+SIZES: dict[Part, tuple[int | None, int | None]] = {"test": (3000, 300), "small-dev": (300, 100)}
 
 
 class ApiQueries(NamedTuple):
