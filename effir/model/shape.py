@@ -138,7 +138,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def computes_otherwise(config: Mapping[str, Any]) -> str:
-    """Say of a config what makes its model another than transformers' causal decoder of that type; empty if nothing.
+    """Say how the model of a config differs from transformers' causal decoder of its type; empty if it does not.
 
     >>> computes_otherwise({"model_type": "llama", "is_causal": False})
     'has bidirectional attention'
