@@ -1,9 +1,12 @@
 """A tiny random Llama with a byte tokenizer, saved as a checkpoint: real, and fast."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.pipeline.warm import warm_python
 
 WORDS = ("<pad>", "<s>", "</s>")
 HIDDEN, LAYERS, WIDTH = 16, 3, 32
@@ -78,3 +81,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A ``python`` that starts stages, DVC and effir's commands in a second; see pipeline/warm.py."""
+    settings = {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}  # read by imports
+    with warm_python(tmp_path_factory.mktemp("warm"), {**os.environ, **settings}) as python:
+        yield python

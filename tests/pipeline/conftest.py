@@ -22,7 +22,6 @@ from filelock import FileLock
 
 from effir.cli.profiles import use_profiles
 from effir.data.beir import Document, write_collection
-from tests.pipeline.warm import warm_python
 
 HERE = Path(__file__).parents[2]
 # What a pipeline leaves behind: a fresh clone has none of it.
@@ -50,7 +49,7 @@ class Project:
     python: str = sys.executable
 
     def warmed(self, python: Path) -> "Project":
-        """Return the clone with stages and effir's commands run by ``python`` of warm.py."""
+        """Return the clone with stages, DVC and effir's commands run by ``python`` of warm.py."""
         path = os.pathsep.join([str(python.parent), self.env["PATH"]])
         return replace(self, env={**self.env, "PATH": path}, python=str(python))
 
@@ -79,7 +78,7 @@ class Project:
 
     def dvc(self, *arguments: str) -> str:
         """Run DVC, which must end with 0; its output."""
-        return self.succeed(sys.executable, "-m", "dvc", *arguments)
+        return self.succeed(self.python, "-m", "dvc", *arguments)
 
     def git(self, *arguments: str) -> str:
         """Run git, which must end with 0; its output."""
@@ -116,21 +115,13 @@ class Repro:
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A ``python`` that starts stages in a second; see warm.py."""
-    home = tmp_path_factory.mktemp("warm")
-    with warm_python(home, _environment(home)) as python:
-        yield python
-
-
-@pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory, warm: Path) -> Project:
     """A clone in which no stage has run."""
     return fresh_clone(tmp_path_factory.mktemp("fresh")).warmed(warm)
 
 
 @pytest.fixture(scope="session")
-def repro(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Repro]:
+def repro(tmp_path_factory: pytest.TempPathFactory, worker_id: str, warm: Path) -> Iterator[Repro]:
     """The project after ``dvc repro``, run by the first of pytest's processes to ask; each has a copy of its own."""
     session = tmp_path_factory.getbasetemp()
     if worker_id != "master":  # with more processes than one, each has a folder in the session's
@@ -139,7 +130,7 @@ def repro(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[
     with FileLock(session / "repro.lock"):
         if not said.exists():
             shutil.rmtree(session / "repro", ignore_errors=True)  # what a failure left
-            first = fresh_clone(session / "repro")
+            first = fresh_clone(session / "repro").warmed(warm)
             output = first.dvc("repro")
             _commit(first, "after dvc repro")
             said.write_text(output, encoding="utf-8")

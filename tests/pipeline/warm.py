@@ -1,8 +1,8 @@
-"""A `python` that starts stages and effir's commands in forks of a process that has imported the libraries already.
+"""A `python` that starts stages, DVC and effir's commands in forks of a process that has imported the libraries.
 
 A stage of the tiny model computes for a second and imports for five. The programs are the clone's own, each in a
 process of its own; what they share is the libraries' modules. Signals go to the program; it ends with its starter's
-connection. The first `dvc repro` of a session and the tests that kill a pipeline run without this.
+connection. `make repro` and the tests that kill a pipeline run without this.
 """
 
 import array
@@ -22,11 +22,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-LIBRARIES = """bm25s datasets faiss matplotlib.pyplot mlflow.pyfunc mlflow.store.tracking.sqlalchemy_store optuna peft
-scipy.stats sentence_transformers.sentence_transformer.losses sentence_transformers.sentence_transformer.trainer
-transformers.models.llama.modeling_llama transformers.trainer""".split()
-WARM = ("stages.", "effir.cli")
-# Runs without site and imports little: it starts in 20 ms. Anything but a stage or effir is the real Python's.
+LIBRARIES = """bm25s datasets dvc.cli dvc.repo.experiments.queue.base faiss matplotlib.pyplot mlflow.pyfunc
+mlflow.store.tracking.sqlalchemy_store optuna peft scipy.stats sentence_transformers.sentence_transformer.losses
+sentence_transformers.sentence_transformer.trainer transformers.models.llama.modeling_llama
+transformers.trainer""".split()
+WARM = ("stages.", "effir.cli", "dvc")
+# Runs without site and imports little: it starts in 20 ms. All else is the real Python's.
 CLIENT = """#!{python} -IS
 import array, json, os, signal, socket, sys
 arguments = sys.argv[1:]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from stages.program import locked_hashes
 pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
+Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 # What DVC does: a program that starts a stage through a shell. The shell must not replace itself by the stage.
 PARENT = "import subprocess, sys; subprocess.run(['sh', '-c', sys.argv[1] + '; true'])"
@@ -47,9 +49,14 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_stage(project: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def run_stage(project: Path, warm: Path) -> Runner:
+    return partial(_run, project, warm)
+
+
+def _run(project: Path, python: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", f"stages.{name}", *arguments],
+        [python, "-m", f"stages.{name}", *arguments],
         cwd=project,
         env={**os.environ, "DVC_ROOT": str(project), "MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"},
         capture_output=True,
@@ -132,8 +139,8 @@ def test_a_stage_whose_dvc_was_killed_while_it_imported_ends_at_once(tmp_path: P
             child.kill()
 
 
-def test_a_missing_input_is_one_line_on_stderr_and_status_2(project: Path) -> None:
-    done = run_stage(project, "prune_depth")
+def test_a_missing_input_is_one_line_on_stderr_and_status_2(run_stage: Runner, project: Path) -> None:
+    done = run_stage("prune_depth")
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.strip()]
     assert errors == [
@@ -144,46 +151,48 @@ def test_a_missing_input_is_one_line_on_stderr_and_status_2(project: Path) -> No
     assert not (project / "models").exists()
 
 
-def test_a_cut_that_leaves_no_sublayer_is_one_line(project: Path, tiny_checkpoint: Callable[[bool], Path]) -> None:
+def test_a_cut_that_leaves_no_sublayer_is_one_line(
+    run_stage: Runner, project: Path, tiny_checkpoint: Callable[[bool], Path]
+) -> None:
     shutil.copytree(tiny_checkpoint(False), project / "models/full")  # of three layers
     order = [{"sublayer": "block", "layer": layer, "change": 0.1} for layer in range(3)]
     write_json(project / "reports/drop_order.json", order)
     values = yaml.safe_load((project / "params.yaml").read_text())
     values["prune"]["depth"] = 3
     (project / "params.yaml").write_text(yaml.safe_dump(values))
-    done = run_stage(project, "prune_depth")
+    done = run_stage("prune_depth")
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.strip()]
     assert errors[-1] == "Error: prune.depth is 3, which leaves neither attention nor MLP: choose less"
     assert not (project / "models/depth").exists()
 
 
-def test_bm25_keeps_its_depth_where_a_document_is_the_query_itself(project: Path) -> None:
+def test_bm25_keeps_its_depth_where_a_document_is_the_query_itself(run_stage: Runner, project: Path) -> None:
     documents = [Document(f"d{i}", "", "things") for i in range(101)]  # alike: they are found in their order
     judged = {"test": {"d0": {"d100": 1}}}
     write_collection(project / "data/eval/tiny", documents, {"d0": "things"}, judged)
-    done = run_stage(project, "bm25", "tiny")
+    done = run_stage("bm25", "tiny")
     assert done.returncode == 0, done.stderr
     # d0 is the query itself and left out: d100 is the hundredth of the others, evaluate.depth.
     assert read_json(project / "baselines/tiny.json")["metrics"]["recall_at_100"] == 1
 
 
-def test_bm25_counts_a_document_that_only_has_the_number_of_the_query(project: Path) -> None:
+def test_bm25_counts_a_document_that_only_has_the_number_of_the_query(run_stage: Runner, project: Path) -> None:
     documents = [Document(str(i), "", f"thing{i} is here") for i in range(1, 21)]
     queries = {str(i): f"thing{i}" for i in range(1, 21)}
     write_collection(
         project / "data/eval/tiny", documents, queries, {"test": {str(i): {str(i): 1} for i in range(1, 21)}}
     )
-    done = run_stage(project, "bm25", "tiny")
+    done = run_stage("bm25", "tiny")
     assert done.returncode == 0, done.stderr
     assert read_json(project / "baselines/tiny.json")["metrics"]["ndcg_at_10"] == 1
 
 
-def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(project: Path) -> None:
+def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(run_stage: Runner, project: Path) -> None:
     values = yaml.safe_load((project / "params.yaml").read_text())
     values["prune"]["width"] = 1.6
     (project / "params.yaml").write_text(yaml.safe_dump(values))
-    done = run_stage(project, "report")
+    done = run_stage("report")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "Error: prune.width: input should be less than or equal to 1, got 1.6; "
