@@ -1,5 +1,6 @@
 """The whole pipeline by DVC under fire: `dvc repro` killed again and again, and two experiments at once."""
 
+import os
 import random
 import shutil
 import signal
@@ -15,6 +16,7 @@ import yaml
 
 from tests.chaos.scenario import Trial
 from tests.pipeline.conftest import Project, fresh_clone
+from tests.pipeline.warm import warm_python
 
 TIMED = ("metrics/cost.json", "reports/plots", "runs/")  # what differs from run to run: times, and what shows them
 
@@ -35,50 +37,52 @@ def start(project: Project, *arguments: str) -> "subprocess.Popen[bytes]":
         )
 
 
-def calm(work: Path) -> tuple[dict[str, str], float]:
-    """Run the pipeline undisturbed once: its hashes, and its seconds."""
+def calm(work: Path) -> dict[str, str]:
+    """Run the pipeline undisturbed once; its hashes."""
     home = work / "pipeline/calm"
-    kept = home / "seconds"
-    if not kept.exists():
+    if not (home / "done").exists():
         shutil.rmtree(home, ignore_errors=True)
-        project, began = fresh_clone(home), time.monotonic()
-        project.dvc("repro")
-        kept.write_text(str(time.monotonic() - began))
-    environment = Project(home / "clone", {})
-    return hashes(environment), float(kept.read_text())
+        fresh_clone(home).dvc("repro")
+        (home / "done").touch()
+    return hashes(Project(home / "clone", {}))
 
 
 def killed(work: Path, seed: int, count: int, done: set[int]) -> Iterator[Trial]:
-    """Kill `dvc repro` ``count`` times at random moments, DVC alone or with its stage, then let it finish."""
+    """Kill `dvc repro` at random moments until it finishes between two of them, in clone after clone."""
     name = "dvc repro"
-    if done >= set(range(count)):
-        return
-    wanted, seconds = calm(work)
-    home = work / "pipeline/killed"
-    shutil.rmtree(home, ignore_errors=True)
-    project = fresh_clone(home)
-    outcomes = list[str]()
-    for number in range(count):
-        draw = random.Random(f"{seed} {name} {number}")
-        dvc = start(project, "repro")
-        with suppress(subprocess.TimeoutExpired):
-            dvc.wait(timeout=draw.uniform(2, max(20.0, 2 * seconds / count)))
-        outcomes.append("finished first" if dvc.returncode is not None else "killed by the clock")
-        if draw.random() < 0.5:
-            dvc.kill()  # its stage must end by itself
-            time.sleep(1.5)
-        with suppress(ProcessLookupError):
-            killpg(dvc.pid, signal.SIGKILL)
-        dvc.wait()
-    finished = project.run(sys.executable, "-m", "dvc", "repro")
-    said = (home / "dvc.out").read_text(errors="replace") + finished.stdout
-    fault = finished.stdout[-900:] if finished.returncode else ""
-    if not fault and "Traceback" in said:
-        fault = said[said.index("Traceback") :][:900]
-    if not fault and (others := [path for path, md5 in wanted.items() if hashes(project).get(path) != md5]):
-        fault = f"other bytes in {', '.join(others)}"
-    for number, outcome in enumerate(outcomes):
-        yield Trial(name, number, outcome, fault if number == len(outcomes) - 1 else "")
+    wanted, home = calm(work), work / "pipeline/killed"
+    shutil.rmtree(work / "pipeline/warm", ignore_errors=True)
+    with warm_python(work / "pipeline/warm", dict(os.environ)) as python:
+        number = max(done, default=-1) + 1
+        while number < count:
+            shutil.rmtree(home, ignore_errors=True)
+            project, begun = fresh_clone(home).warmed(python), number
+            while number < count and kill(project, random.Random(f"{seed} {name} {number}")):
+                number += 1
+            finished = project.run(sys.executable, "-m", "dvc", "repro")
+            said = (home / "dvc.out").read_text(errors="replace") + finished.stdout
+            fault = finished.stdout[-900:] if finished.returncode else ""
+            if not fault and "Traceback" in said:
+                fault = said[said.index("Traceback") :][:900]
+            if not fault and (others := [path for path, md5 in wanted.items() if hashes(project).get(path) != md5]):
+                fault = f"other bytes in {', '.join(others)}"
+            for trial in range(begun, number):
+                yield Trial(name, trial, "killed by the clock", fault if trial == number - 1 else "")
+
+
+def kill(project: Project, draw: random.Random) -> bool:
+    """Kill a `dvc repro`, DVC alone or with its stage; False if it finished first."""
+    dvc = start(project, "repro")
+    with suppress(subprocess.TimeoutExpired):
+        dvc.wait(timeout=draw.uniform(1, 12))
+    finished = dvc.returncode is not None
+    if draw.random() < 0.5:
+        dvc.kill()  # its stage must end by itself
+        time.sleep(1.5)
+    with suppress(ProcessLookupError):
+        killpg(dvc.pid, signal.SIGKILL)
+    dvc.wait()
+    return not finished
 
 
 def two_experiments(work: Path, seed: int, count: int, done: set[int]) -> Iterator[Trial]:
@@ -87,7 +91,7 @@ def two_experiments(work: Path, seed: int, count: int, done: set[int]) -> Iterat
     for number in range(count):
         if number in done:
             continue
-        wanted, _ = calm(work)
+        wanted = calm(work)
         home = work / "pipeline/two"
         shutil.rmtree(home, ignore_errors=True)
         project = fresh_clone(home)
