@@ -3,13 +3,13 @@
 import json
 import signal
 import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.pipeline.conftest import Project, Repro
+from tests.pipeline.conftest import Project
 from tests.pipeline.test_pipeline import Store, alive, wait_for
 
 pytestmark = pytest.mark.pipeline
@@ -22,23 +22,32 @@ def experiments(project: Project) -> dict[str, str]:
     return {ref.rpartition("/")[2]: commit for ref, commit in refs}
 
 
-def test_a_killed_sweep_goes_on_and_ends_with_the_best_trial_that_meets_the_target(
-    repro: Repro, project: Project
-) -> None:
+def program_in(project: Project) -> psutil.Process:
+    """Find the process that warm.py forked to run in the clone's root."""
+    server = str(Path(project.python).parents[1] / "socket")
+    running = psutil.process_iter(["cmdline", "cwd"])
+    (program,) = (p for p in running if server in (p.info["cmdline"] or ()) and p.info["cwd"] == str(project.root))
+    return program
+
+
+def test_a_killed_sweep_goes_on_and_ends_with_the_best_trial_that_meets_the_target(project: Project) -> None:
     limit = int(0.8 * project.json("metrics/cost.json")["parameters_base_without_embeddings"])
     space = ("--vary", "prune.width=0.5:0.9:0.1")  # all trials share the stages before the cut
     command = ["-m", "effir.cli", "sweep", "--max-parameters", str(limit), *space]
     command += ["--trials", "2", "--name", "found", "--json"]
     with (project.root.parent / "sweep.out").open("wb") as output:
-        real = [sys.executable, *command]  # not warm.py: all its programs must end with it
-        killed = subprocess.Popen(real, cwd=project.root, env=repro.project.env, stdout=output, stderr=output)
+        client = subprocess.Popen(
+            [project.python, *command], cwd=project.root, env=project.env, stdout=output, stderr=output
+        )
     training = project.root / ".effir/sweeps/found/found-1.log"
     wait_for(
         lambda: training.exists() and "Running stage" in training.read_text(), 300, "the first trial is fine-tuned"
     )
-    below = psutil.Process(killed.pid).children(recursive=True)
+    killed = program_in(project)
+    below = killed.children(recursive=True)
+    assert {"dvc.cli" in " ".join(process.cmdline()) for process in below} == {True, False}  # DVC and its stage
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    assert client.wait() == 128 + signal.SIGKILL
     wait_for(lambda: not any(alive(process) for process in below), 10, "its pipeline ends after it")
     before = experiments(project)
 

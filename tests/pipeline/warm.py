@@ -99,6 +99,8 @@ def serve(address: str) -> Request | None:
             if key.fileobj is listener:
                 connection, _ = listener.accept()
                 request = _request(connection)
+                if request is None:
+                    continue
                 program = os.fork()
                 if not program:
                     return request
@@ -106,7 +108,8 @@ def serve(address: str) -> Request | None:
                     os.close(descriptor)
                 running[program] = connection
                 events.register(connection, selectors.EVENT_READ, program)
-                connection.sendall(program.to_bytes(8, "big"))
+                with contextlib.suppress(OSError):  # its starter is gone, which the next event says
+                    connection.sendall(program.to_bytes(8, "big"))
             elif key.fileobj is woken:
                 woken.recv(4096)
                 _report(running, events)
@@ -118,15 +121,23 @@ def serve(address: str) -> Request | None:
                 events.unregister(key.fileobj)
 
 
-def _request(connection: socket.socket) -> Request:
-    descriptors = array.array("i")
-    head, rights, *_ = connection.recvmsg(8, socket.CMSG_SPACE(3 * descriptors.itemsize))
-    for _, _, data in rights:
-        descriptors.frombytes(data)
-    request = b""
-    while len(request) < int.from_bytes(head, "big"):
-        request += connection.recv(65536)
-    return Request(list(descriptors), *json.loads(request))
+def _request(connection: socket.socket) -> Request | None:
+    """Read what is to run; None if its starter was killed before it had said so."""
+    descriptors, request = array.array("i"), b""
+    try:
+        head, rights, *_ = connection.recvmsg(8, socket.CMSG_SPACE(3 * descriptors.itemsize))
+        for _, _, data in rights:
+            descriptors.frombytes(data)
+        while more := int.from_bytes(head, "big") - len(request):
+            if not (part := connection.recv(min(more, 65536))):
+                raise ConnectionError
+            request += part
+        return Request(list(descriptors), *json.loads(request))
+    except (OSError, ValueError):
+        for descriptor in descriptors:
+            os.close(descriptor)
+        connection.close()
+        return None
 
 
 def _report(running: dict[int, socket.socket], events: selectors.BaseSelector) -> None:
