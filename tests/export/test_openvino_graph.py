@@ -1,5 +1,6 @@
 """An exported retriever: the same vectors, a folder that others open as before, and a limit to the loss of quality."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 
 from effir.data.beir import Collection
 from effir.encoding import openvino
-from effir.encoding.backends import open_encoder
+from effir.encoding.backends import Precision, open_encoder
 from effir.encoding.pooled_decoder import PooledDecoder, outlier_ratios
 from effir.encoding.text_reader import TextReader
 from effir.errors import EffirError
@@ -40,6 +41,25 @@ def dev(tmp_path: Path) -> Collection:
     (folder / "queries.jsonl").write_text("\n".join(queries) + "\n")
     (folder / "qrels/dev.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]) + "\n")
     return Collection(folder)
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture
+def exported(retriever: Callable[..., Path], dev: Collection, graphs: Path) -> Callable[[Precision], Path]:
+    """Make the usual retriever with its graph in a precision, which is built once."""
+
+    def make(precision: Precision) -> Path:
+        folder = retriever()
+        if not (graphs / precision).exists():
+            export_graph(folder, precision, TEXTS, dev, 1.0, 64)
+            shutil.copytree(folder / "openvino" / precision, graphs / precision)
+        return Path(shutil.copytree(graphs, folder / "openvino", dirs_exist_ok=True)).parent
+
+    return make
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
@@ -76,10 +96,9 @@ def test_a_single_text_of_any_length_gets_its_vector_of_a_batch(
     assert compiled == [None, 16, 32]  # each when the first text of that length came
 
 
-def test_int8_is_near_and_bfloat16_uses_the_float32_graph(retriever: Callable[..., Path], dev: Collection) -> None:
-    folder = retriever()
-    for precision in ("float32", "int8"):
-        export_graph(folder, precision, TEXTS, dev, 1.0, 64)  # type: ignore[arg-type]
+def test_int8_is_near_and_bfloat16_uses_the_float32_graph(exported: Callable[[Precision], Path]) -> None:
+    exported("float32")
+    folder = exported("int8")
     exact = open_encoder(folder, "torch", "float32", 64).documents(TEXTS)
     for precision in ("bfloat16", "int8"):
         found = open_encoder(folder, "openvino", precision, 64).documents(TEXTS)  # type: ignore[arg-type]
@@ -104,10 +123,9 @@ def test_many_batches_of_int8_run_one_a_core_and_keep_their_order(
 
 
 def test_auto_and_int8_compute_as_the_measurement_of_openvino_says(
-    retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[[Precision], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = retriever()
-    export_graph(folder, "float32", (), dev, 1.0, 64)
+    folder = exported("float32")
     for arithmetic, streams in (("float32", 1), ("bfloat16", 3)):
         monkeypatch.setattr(openvino, "usable_cores", lambda: 3)
         monkeypatch.setattr(openvino, "_measured", lambda product, a=arithmetic: Decision(a))
@@ -128,10 +146,9 @@ def test_both_products_that_openvino_is_measured_by_take_time() -> None:
 
 
 def test_a_container_with_few_cores_gets_few_threads(
-    retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[[Precision], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = retriever()
-    export_graph(folder, "float32", (), dev, 1.0, 64)
+    folder = exported("float32")
     monkeypatch.setattr(openvino, "usable_cores", lambda: 1)
     monkeypatch.setattr(openvino, "shown_processors", lambda: 64)
     graph = openvino.compiled_graph(folder / "openvino/float32", "float32")
@@ -154,16 +171,16 @@ def test_outliers_are_found_under_the_names_that_the_graph_has(retriever: Callab
 
 
 def test_products_with_outliers_keep_their_weights(
-    retriever: Callable[..., Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[[Precision], Path], dev: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = retriever()
+    folder = exported("int8")
 
     def int8_weights() -> int:
-        export_graph(folder, "int8", TEXTS, dev, 1.0, 64)
         return (folder / "openvino/int8/model.xml").read_text().count('element_type="i8"')
 
     usual = int8_weights()
     monkeypatch.setattr(openvino, "OUTLIER", 0.0)  # now all 21 products have outliers, the wrapped ones too
+    export_graph(folder, "int8", TEXTS, dev, 1.0, 64)
     assert int8_weights() == usual - 21
 
 
@@ -172,9 +189,8 @@ def test_int8_without_calibration_texts_is_refused(retriever: Callable[..., Path
         export_graph(retriever(), "int8", (), dev, 1.0, 64)
 
 
-def test_a_graph_is_run_without_importing_torch(retriever: Callable[..., Path], dev: Collection) -> None:
-    folder = retriever()
-    export_graph(folder, "float32", (), dev, 1.0, 64)
+def test_a_graph_is_run_without_importing_torch(exported: Callable[[Precision], Path]) -> None:
+    folder = exported("float32")
     program = (
         "import sys; from pathlib import Path; from effir.encoding.backends import open_encoder\n"
         f"vectors = open_encoder(Path({str(folder)!r}), 'openvino', 'float32', 64).queries(['a'])\n"
@@ -191,10 +207,11 @@ def test_a_model_that_effirs_own_encoder_does_not_run_is_not_exported(dev: Colle
     assert not (folder / "openvino").exists()
 
 
-def test_the_folder_still_opens_as_before(retriever: Callable[..., Path], dev: Collection) -> None:
-    folder = retriever()
-    before = encode_documents(open_retriever(folder), TEXTS, 2)
-    export_graph(folder, "int8", TEXTS, dev, 1.0, 64)
+def test_the_folder_still_opens_as_before(
+    retriever: Callable[..., Path], exported: Callable[[Precision], Path]
+) -> None:
+    before = encode_documents(open_retriever(retriever()), TEXTS, 2)
+    folder = exported("int8")
     np.testing.assert_array_equal(encode_documents(open_retriever(folder), TEXTS, 2), before)
 
 

@@ -1,6 +1,8 @@
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +53,13 @@ SCHEDULE = Schedule(
 )
 
 
+def tiny_retriever(checkpoint: Callable[[bool], Path]) -> SentenceTransformer:
+    return build_retriever(checkpoint(False), pooling="mean", query_prompt="q: ", document_prompt="", max_tokens=32)
+
+
 @pytest.fixture
 def retriever(tiny_checkpoint: Callable[[bool], Path]) -> Callable[[], SentenceTransformer]:
-    return lambda: build_retriever(
-        tiny_checkpoint(False), pooling="mean", query_prompt="q: ", document_prompt="", max_tokens=32
-    )
+    return partial(tiny_retriever, tiny_checkpoint)
 
 
 def job(work: Path, log: Log = lambda step, row: None, **changes: Any) -> Job:
@@ -214,13 +218,27 @@ def test_a_killed_run_continues_to_the_weights_and_curve_of_an_uninterrupted_one
     assert_same(weights(again), weights(uninterrupted))
 
 
+@pytest.fixture(scope="module")
+def interrupted(
+    tiny_checkpoint: Callable[[bool], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Curve, Path]:
+    """The curve of the usual training, and the folder of one killed at step 5, with the checkpoint of step 3."""
+    work = tmp_path_factory.mktemp("interrupted")
+    curve = finetuned(tiny_retriever(tiny_checkpoint), work / "whole")
+    with pytest.raises(KilledError):
+        finetuned(tiny_retriever(tiny_checkpoint), work / "killed", dies_at(5))
+    return curve, work / "killed"
+
+
 @pytest.mark.parametrize("left", [None, b'{"epoch": 0.', b"{}"], ids=["no state", "half of a state", "no seal"])
 def test_an_incomplete_checkpoint_is_ignored(
-    retriever: Callable[[], SentenceTransformer], tmp_path: Path, left: bytes | None
+    retriever: Callable[[], SentenceTransformer],
+    interrupted: tuple[Curve, Path],
+    tmp_path: Path,
+    left: bytes | None,
 ) -> None:
-    expected = finetuned(retriever(), tmp_path / "uninterrupted")
-    with pytest.raises(KilledError):
-        finetuned(retriever(), tmp_path / "work", dies_at(5))
+    expected, killed = interrupted
+    shutil.copytree(killed, tmp_path / "work")
     torn = tmp_path / "work/checkpoint-6"  # its seal is written last
     torn.mkdir()
     (torn / "trained.safetensors").write_bytes(b"torn")
@@ -231,11 +249,10 @@ def test_an_incomplete_checkpoint_is_ignored(
 
 @pytest.mark.parametrize("file", ["trained.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
 def test_a_damaged_checkpoint_is_removed_and_the_training_begins_again(
-    retriever: Callable[[], SentenceTransformer], tmp_path: Path, file: str
+    retriever: Callable[[], SentenceTransformer], interrupted: tuple[Curve, Path], tmp_path: Path, file: str
 ) -> None:
-    expected = finetuned(retriever(), tmp_path / "uninterrupted")
-    with pytest.raises(KilledError):
-        finetuned(retriever(), tmp_path / "work", dies_at(5))
+    expected, killed = interrupted
+    shutil.copytree(killed, tmp_path / "work")
     damaged = bytearray((tmp_path / "work/checkpoint-3" / file).read_bytes())
     damaged[-9] ^= 1  # one bit
     (tmp_path / "work/checkpoint-3" / file).write_bytes(damaged)
@@ -283,9 +300,10 @@ def test_a_finished_training_that_was_not_saved_is_not_trained_further(
     assert sha256_of(tmp_path / "again") == sha256_of(tmp_path / "first")  # the tokenizer's files too
 
 
-def test_a_checkpoint_of_other_weights_is_refused(retriever: Callable[[], SentenceTransformer], tmp_path: Path) -> None:
-    with pytest.raises(KilledError):
-        finetuned(retriever(), tmp_path / "work", dies_at(5))
+def test_a_checkpoint_of_other_weights_is_refused(
+    retriever: Callable[[], SentenceTransformer], interrupted: tuple[Curve, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(interrupted[1], tmp_path / "work")
     bare = retriever()  # without adapters: all of its weights would train
     with pytest.raises(EffirError, match="checkpoint-3 does not fit this model: remove it and run again"):
         fit(bare, EXAMPLES, ranking_loss(bare, 0.1), job(tmp_path / "work"))
