@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from effir.params import Scalar
 CHILD = "import sys; from effir.process import die_with_parent as d; d(); from dvc.cli import main; sys.exit(main())"
 POLL_SECONDS = 0.5
 WORKSPACES = Path(".dvc/tmp/exps/standalone")
+TORN, TORN_SECONDS = Path(".dvc/tmp/rwlock"), 2.0  # DVC empties it and writes it at once
 
 
 class TrialError(EffirError):
@@ -89,9 +90,18 @@ def uncached_stages() -> list[str]:
         return [name for name, outs in locked.items() if any(out.changed_cache() for out in outs)]
 
 
+def remove_torn_lock() -> None:
+    """Remove the empty lock file of a DVC that was killed while it wrote it: every later one would refuse to run."""
+    with suppress(FileNotFoundError):
+        found = TORN.stat()
+        if not found.st_size and time.time() - found.st_mtime > TORN_SECONDS:
+            TORN.unlink()
+
+
 @contextmanager
 def _dvc(*arguments: str, **settings: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """Run DVC's command line; it is terminated if the block raises."""
+    remove_torn_lock()
     with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], **settings) as dvc:
         try:
             yield dvc

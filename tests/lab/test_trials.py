@@ -2,9 +2,11 @@
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from effir.errors import EffirError
 from effir.lab.settings import Value
 from effir.lab.studies import in_experiments
-from effir.lab.trials import TrialError, run_trial, uncached_stages
+from effir.lab.trials import TrialError, remove_torn_lock, run_trial, uncached_stages
 from effir.params import Scalar
 
 PARAMS = (
@@ -128,3 +130,17 @@ def test_the_workspace_of_a_killed_trial_is_removed_and_no_other(ran: Path, monk
     with pytest.raises(TrialError, match="trial sweep-2 failed"):
         run_trial("sweep-2", {}, {}, ran.with_name("sweep-2.log"), lambda stage: None)
     assert sorted(path.name for path in workspaces.glob("tmp*")) == ["tmp-another"]
+
+
+@pytest.mark.parametrize(("text", "age", "left"), [("", 10, False), ("", 0, True), ("{}", 10, True)])
+def test_the_lock_file_of_a_dvc_that_was_killed_while_it_wrote_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, age: float, left: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    remove_torn_lock()  # there is none
+    lock = Path(".dvc/tmp/rwlock")
+    lock.parent.mkdir(parents=True)
+    lock.write_text(text)
+    os.utime(lock, (time.time() - age,) * 2)
+    remove_torn_lock()
+    assert lock.exists() == left
