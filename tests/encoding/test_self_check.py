@@ -122,7 +122,7 @@ def test_the_fingerprint_reads_the_weights_of_every_module(tmp_path: Path) -> No
 
 
 def test_rounding_is_said_and_bfloat16_below_the_limit_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = save_folder(tmp_path / "folder", **LAST)
     found = {"cosine": 0.9991, "off": 0.01}
@@ -132,7 +132,9 @@ def test_rounding_is_said_and_bfloat16_below_the_limit_is_refused(
     found["cosine"] = 0.9989
     with pytest.raises(EffirError, match=r"in bfloat16, .* float32 is 0\.99890, less than 0\.999: use float32"):
         open_encoder(folder, "torch", "bfloat16", 64)
-    assert "0.9989" in open_encoder(folder, "torch", "auto", 64).about
+    taken = open_encoder(folder, "torch", "auto", 64)
+    assert (taken.computes.arithmetic, taken.about) == ("float32", "")
+    assert "auto takes float32, in bfloat16 the lowest cosine is 0.99890" in capsys.readouterr().err
     found["off"] = np.inf
     with pytest.raises(EffirError, match=r"gives other vectors in torch, auto, than its weights: export it again"):
         open_encoder(folder, "torch", "auto", 64)
