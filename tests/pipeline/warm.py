@@ -2,7 +2,7 @@
 
 A stage of the tiny model computes for a second and imports for five. The programs are the clone's own, each in a
 process of its own; what they share is the libraries' modules. Signals go to the program; it ends with its starter's
-connection. `make repro` and the tests that kill a pipeline run without this.
+connection. `make repro` and the test that kills a training run without this.
 """
 
 import array
