@@ -20,9 +20,9 @@ smoke: $(READY)
 	eval dvc exp run --temp --name smoke "$$(effir profile options smoke)" -S register.version=false
 	effir compare smoke
 
-# An empty lock file is of a DVC that was killed while it wrote it; DVC would refuse to run.
+# A DVC that was killed while it wrote a lock file left it empty; DVC would refuse to run.
 repro: $(READY)
-	find .dvc/tmp -name rwlock -empty ! -newermt '-2 seconds' -delete 2> /dev/null || true
+	find .dvc/tmp/rwlock dvc.lock -empty ! -newermt '-2 seconds' -delete 2> /dev/null || true
 	dvc repro
 
 # A process a core, each computing on one: most tests wait for imports and for processes that they start.

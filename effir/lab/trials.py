@@ -23,7 +23,7 @@ from effir.params import Scalar
 CHILD = "import sys; from effir.process import die_with_parent as d; d(); from dvc.cli import main; sys.exit(main())"
 POLL_SECONDS = 0.5
 WORKSPACES = Path(".dvc/tmp/exps/standalone")
-TORN, TORN_SECONDS = Path(".dvc/tmp/rwlock"), 2.0  # DVC empties it and writes it at once
+LOCKS, TORN_SECONDS = (Path(".dvc/tmp/rwlock"), Path("dvc.lock")), 2.0  # DVC empties them and writes them at once
 
 
 class TrialError(EffirError):
@@ -90,18 +90,19 @@ def uncached_stages() -> list[str]:
         return [name for name, outs in locked.items() if any(out.changed_cache() for out in outs)]
 
 
-def remove_torn_lock() -> None:
-    """Remove the empty lock file of a DVC that was killed while it wrote it: every later one would refuse to run."""
-    with suppress(FileNotFoundError):
-        found = TORN.stat()
-        if not found.st_size and time.time() - found.st_mtime > TORN_SECONDS:
-            TORN.unlink()
+def remove_torn_locks() -> None:
+    """Remove a lock file that a killed DVC left empty: every later one would refuse to run. DVC writes them anew."""
+    for path in LOCKS:
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            if not found.st_size and time.time() - found.st_mtime > TORN_SECONDS:
+                path.unlink()
 
 
 @contextmanager
 def _dvc(*arguments: str, **settings: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """Run DVC's command line; it is terminated if the block raises."""
-    remove_torn_lock()
+    remove_torn_locks()
     with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], **settings) as dvc:
         try:
             yield dvc

@@ -60,10 +60,7 @@ def killed(work: Path, seed: int, count: int, done: set[int]) -> Iterator[Trial]
             while number < count and kill(project, random.Random(f"{seed} {name} {number}")):
                 number += 1
             time.sleep(2.1)  # what `make repro` waits for before it takes an empty lock file for a torn one
-            finished, torn = project.run("make", "repro", "READY="), ""
-            if "dvc.lock' validation failed" in finished.stdout:  # docs/troubleshooting.md has the remedy
-                (project.root / "dvc.lock").unlink()
-                finished, torn = project.run("make", "repro", "READY="), ", dvc.lock torn by DVC"
+            finished = project.run("make", "repro", "READY=")
             said = (home / "dvc.out").read_text(errors="replace") + finished.stdout
             fault = finished.stdout[-900:] if finished.returncode else ""
             if not fault and "Traceback" in said:
@@ -71,8 +68,7 @@ def killed(work: Path, seed: int, count: int, done: set[int]) -> Iterator[Trial]
             if not fault and (others := [path for path, md5 in wanted.items() if hashes(project).get(path) != md5]):
                 fault = f"other bytes in {', '.join(others)}"
             for trial in range(begun, number):
-                last = trial == number - 1
-                yield Trial(name, trial, f"killed by the clock{torn if last else ''}", fault if last else "")
+                yield Trial(name, trial, "killed by the clock", fault if trial == number - 1 else "")
 
 
 def kill(project: Project, draw: random.Random) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from effir.errors import EffirError
 from effir.lab.settings import Value
 from effir.lab.studies import in_experiments
-from effir.lab.trials import TrialError, remove_torn_lock, run_trial, uncached_stages
+from effir.lab.trials import TrialError, remove_torn_locks, run_trial, uncached_stages
 from effir.params import Scalar
 
 PARAMS = (
@@ -132,15 +132,16 @@ def test_the_workspace_of_a_killed_trial_is_removed_and_no_other(ran: Path, monk
     assert sorted(path.name for path in workspaces.glob("tmp*")) == ["tmp-another"]
 
 
+@pytest.mark.parametrize("name", [".dvc/tmp/rwlock", "dvc.lock"])
 @pytest.mark.parametrize(("text", "age", "left"), [("", 10, False), ("", 0, True), ("{}", 10, True)])
 def test_the_lock_file_of_a_dvc_that_was_killed_while_it_wrote_it_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, age: float, left: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, age: float, left: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    remove_torn_lock()  # there is none
-    lock = Path(".dvc/tmp/rwlock")
-    lock.parent.mkdir(parents=True)
+    remove_torn_locks()  # there is none
+    lock = Path(name)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     lock.write_text(text)
     os.utime(lock, (time.time() - age,) * 2)
-    remove_torn_lock()
+    remove_torn_locks()
     assert lock.exists() == left
