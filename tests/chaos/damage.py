@@ -88,10 +88,12 @@ def archive(home: Path) -> Callable[[list[Edit], int], None]:
         shutil.rmtree(into, ignore_errors=True)
         sources = {"mine": str(home / "set.zip")}
         try:
-            found = install_collection("mine", into, mirror="", collections=sources, cache=home)
+            found = install_collection("mine", into, mirror="", collections=sources, cache=home / "cache")
             list(found.documents()), found.queries("test"), found.qrels("test")
         finally:
-            assert {path.name for path in home.iterdir()} <= {"set", "set.zip", "into"}, "something is left beside it"
+            assert {path.name for path in home.iterdir()} <= {"cache", "set", "set.zip", "into"}, (
+                "something is left beside it"
+            )
 
     return use
 
