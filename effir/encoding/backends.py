@@ -47,7 +47,8 @@ def open_encoder(retriever: Path, backend: Backend, precision: Precision, budget
         cosine, off = deviation(checked, encoder, [content, precision, graph])
         if cosine < ROUNDED and (backend, precision) == ("torch", "auto") and not math.isinf(off):
             print(f"{retriever}: auto takes float32, in bfloat16 the lowest cosine is {cosine:.5f}", file=sys.stderr)
-            return open_encoder(retriever, backend, "float32", budget)
+            del encoder  # two models need not fit into memory
+            return _open(retriever, checked, backend, "float32", budget)
         encoder.about = _said(retriever, backend, precision, encoder.about, cosine, off)
     return encoder
 
