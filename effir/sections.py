@@ -85,6 +85,7 @@ class TrainingParams(Section):
     lora_dropout: Points = Field(description="dropout before the adapters")
     teacher: str = Field(description='the source of a teacher, e.g. hub:… or wheel:…, or "" for none')
     teacher_weight: NotNegative = Field(description="the weight of the KL divergence from the teacher's scores")
+    similarity_weight: NotNegative = Field(description="the weight of a bi-encoder's similarities between all texts")
     teacher_temperature: Positive = Field(description="what the teacher's scores are divided by")
     teacher_margin: float = Field(description="how far below the positive the teacher must score a hard negative")
     miner: Literal["bm25", "teacher"] = Field(description="bm25 or teacher, which must be a bi-encoder then")

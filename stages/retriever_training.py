@@ -10,6 +10,7 @@ from effir.params import Params
 from effir.resume import resumable
 from effir.training.hard_negatives import draw_examples, with_hard_negatives
 from effir.training.losses import TeacherTerm, ranking_loss
+from effir.training.teacher import BiEncoderOutputs
 from effir.training.trainer import Curve, Job, Log, Schedule, fit_adapters
 from stages.paths import SELF_TEACHER, TEACHER, TRAIN
 from stages.schedules import adapters_of
@@ -43,7 +44,9 @@ def train_retriever(
     mined = draw_examples(load_examples(require(TRAIN), "train", params.mined_negatives), training.examples)
     chosen = training.teacher_margin, training.negatives, training.miner
     examples, scores = with_hard_negatives(teacher.folder, mined, *chosen)
-    weights = {"weight": training.teacher_weight, "temperature": teacher.temperature, "vectors": teacher.vector_weight}
+    similarities = training.similarity_weight if isinstance(scores, BiEncoderOutputs) else 0.0
+    weights = {"weight": training.teacher_weight, "temperature": teacher.temperature}
+    weights |= {"similarities": similarities, "vectors": teacher.vector_weight}
     settings = retriever_settings(params)
     identity = {**settings, **asdict(schedule), **asdict(adapters), "teacher": weights, "chosen": chosen}
     identity |= {"loss": training.temperature, "examples": training.examples}

@@ -24,8 +24,8 @@ Report = Callable[[int], object]
 
 CHUNK = 1024  # texts tokenised at a time, while the previous ones are encoded
 STEP = 8
-"""Small batches are padded to a multiple of this number of tokens: a runtime prepares its kernels for every new shape,
-which takes longer than a query."""
+"""Batches are padded to a multiple of this number of tokens: a runtime prepares its kernels for every new shape, which
+takes longer than a query, and as long as a batch."""
 
 
 def _ignore(count: int) -> None:
@@ -87,7 +87,7 @@ class TextEncoder:
         if not lengths.all():  # there is no token to pool: its vector would be zero
             raise EffirError("a text has no token for this model, so it has no vector: remove or fill empty texts")
         rows_of = list(token_batches(lengths, self.budget))
-        batches = [(padded(ids, rows, lengths, self.budget), lengths[rows]) for rows in rows_of]
+        batches = [(padded(ids, rows, lengths), lengths[rows]) for rows in rows_of]
         found = []
         for rows, part in zip(rows_of, self.forward(batches), strict=True):
             found.append(part)
@@ -100,31 +100,34 @@ def token_batches(lengths: Sequence[int] | Rows, budget: int) -> Iterator[Rows]:
 
     Padding is rare and memory is bounded. A text longer than the budget has a batch of its own.
 
-    >>> [batch.tolist() for batch in token_batches([3, 9, 4, 1], budget=9)]
+    >>> [batch.tolist() for batch in token_batches([3, 12, 4, 1], budget=16)]
     [[1], [2, 0], [3]]
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     start = 0
     while start < len(order):
-        count = max(1, budget // max(1, int(lengths[order[start]])))
+        count = max(1, budget // width_of(int(lengths[order[start]])))
         yield order[start : start + count]
         start += count
 
 
-def padded(ids: Sequence[Sequence[int]], rows: Rows, lengths: Rows, budget: int = 0) -> Tokens:
+def width_of(longest: int) -> int:
+    """Return the width of a batch whose longest text has ``longest`` tokens.
+
+    >>> width_of(1), width_of(8), width_of(9)
+    (8, 8, 16)
+    """
+    return -(-longest // STEP) * STEP
+
+
+def padded(ids: Sequence[Sequence[int]], rows: Rows, lengths: Rows) -> Tokens:
     """Arrange some texts as (batch, tokens). Any token can pad: no real token attends to what stands on its right.
 
-    The width is a multiple of ``STEP`` where a ``budget`` of tokens allows it.
-
     >>> padded([[5], [6, 7], [8, 9, 9]], np.array([1, 0]), np.array([1, 2, 3]))
-    array([[6, 7],
-           [5, 0]])
-    >>> padded([[5], [6, 7]], np.array([1, 0]), np.array([1, 2]), budget=99).shape
-    (2, 8)
+    array([[6, 7, 0, 0, 0, 0, 0, 0],
+           [5, 0, 0, 0, 0, 0, 0, 0]])
     """
-    longest = int(lengths[rows].max())
-    width = max(longest, min(-(-longest // STEP) * STEP, budget // len(rows)))
-    tokens = np.zeros((len(rows), width), dtype=np.int64)
+    tokens = np.zeros((len(rows), width_of(int(lengths[rows].max()))), dtype=np.int64)
     for row, text in enumerate(rows):
         tokens[row, : lengths[text]] = ids[text]
     return tokens

@@ -15,7 +15,12 @@ _BARE = re.compile(r"[\w.:/@+-]+")
 
 LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
 """Prefixes of keys that do not change the metrics of a run."""
-NEUTRAL: Mapping[str, Scalar] = {"finetune_full.lora_rank": 16, "distill.lora_rank": 16, "training.lora_scaling": 2.0}
+NEUTRAL: Mapping[str, Scalar] = {
+    "finetune_full.lora_rank": 16,
+    "distill.lora_rank": 16,
+    "training.lora_scaling": 2.0,
+    "training.similarity_weight": 0.0,
+}
 """Keys that older runs do not have, and the value that gives what the pipeline did before them."""
 _CHANNELS = "method keep_gates multiple_of steps batch_size learning_rate l0_weight sharpness"
 IDLE: Mapping[str, tuple[str, Scalar]] = {

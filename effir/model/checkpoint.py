@@ -53,5 +53,6 @@ def calibration_batches(
     ordered = sorted(texts, key=len)
     for start in tqdm(range(0, len(ordered), batch_size), desc="measure", unit=" batches", disable=None):
         batch = ordered[start : start + batch_size]
-        tokens = tokenizer(batch, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+        fit = {"padding": True, "pad_to_multiple_of": 8, "truncation": True, "max_length": max_tokens}  # few shapes
+        tokens = tokenizer(batch, **fit, return_tensors="pt")
         yield {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}

@@ -20,12 +20,14 @@ from effir.training.teacher import Outputs
 class TeacherTerm:
     """A teacher, the ``weight`` of its scores in the loss, and the ``temperature`` that divides the scores.
 
-    ``vectors`` is the weight of its embeddings; above 0 they must have the retriever's dimension.
+    ``similarities`` is the weight of its cosines between all texts of a batch, ``vectors`` that of its embeddings. Both
+    need a bi-encoder, the latter one of the retriever's dimension.
     """
 
     teacher: Outputs
     weight: float
     temperature: float
+    similarities: float = 0.0
     vectors: float = 0.0
 
 
@@ -58,8 +60,8 @@ def cosine(queries: Tensor, documents: Tensor) -> Tensor:
 class TeacherRankingLoss(MultipleNegativesRankingLoss):
     """InfoNCE plus the divergence from a teacher's distribution over positives, hard and in-batch negatives (sec. 3).
 
-    The distance to the teacher's vectors is an addition to the paper. Labels are the rows of a batch's examples. With
-    several processes the teacher scores the batch of each process.
+    The similarities of all texts and the distance to the teacher's vectors are additions to the paper. Labels are the
+    rows of a batch's examples. With several processes the teacher scores the batch of each process.
     """
 
     def __init__(self, model: nn.Module, teacher_term: TeacherTerm, **settings: Any) -> None:
@@ -69,13 +71,16 @@ class TeacherRankingLoss(MultipleNegativesRankingLoss):
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
         """Return the scalar loss of a batch's embeddings, (batch, hidden) a column: query, positive, negatives."""
         loss: Tensor = super().compute_loss_from_embeddings(embeddings, labels)
-        teacher_term = self.teacher_term
-        if teacher_term.weight:
-            student = cosine(embeddings[0], torch.cat(embeddings[1:])) * self.scale
-            wanted = teacher_term.teacher.scores(labels).to(student.device) / teacher_term.temperature
-            loss = loss + teacher_term.weight * divergence(student, wanted)
-        if teacher_term.vectors:
-            loss = loss + teacher_term.vectors * distance(torch.cat(embeddings), teacher_term.teacher.vectors(labels))
+        term, texts = self.teacher_term, torch.cat(embeddings)
+        if term.weight:
+            student = cosine(embeddings[0], texts[len(labels) :]) * self.scale
+            wanted = term.teacher.scores(labels).to(student.device) / term.temperature
+            loss = loss + term.weight * divergence(student, wanted)
+        if term.similarities or term.vectors:
+            vectors = term.teacher.vectors(labels).to(texts.device)
+            student, wanted = (others(cosine(each, each)) for each in (texts, vectors))
+            loss = loss + term.similarities * divergence(student * self.scale, wanted / term.temperature)
+            loss = loss + (term.vectors * distance(texts, vectors) if term.vectors else 0)
         return loss
 
 
@@ -109,10 +114,20 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).masked_fill(unknown, 0).sum(dim=-1).mean()
 
 
+def others(square: Tensor) -> Tensor:
+    """Return a matrix (texts, texts) without its diagonal, (texts, texts - 1): each text beside all others.
+
+    >>> others(torch.arange(9).view(3, 3)).tolist()
+    [[1, 2], [3, 5], [6, 7]]
+    """
+    count = len(square)
+    return square[~torch.eye(count, dtype=torch.bool, device=square.device)].view(count, count - 1)
+
+
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean ``1 - cos`` of vectors, both (texts, dimension).
 
     >>> distance(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item()
     0.5
     """
-    return (1 - cosine_similarity(student.float(), teacher.to(student.device), dim=-1)).mean()
+    return (1 - cosine_similarity(student.float(), teacher, dim=-1)).mean()

@@ -32,7 +32,8 @@ class Fixed(torch.nn.Module):
         self.states = states
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"token_embeddings": self.states[:, : features["attention_mask"].shape[1]]}
+        missing = features["attention_mask"].shape[1] - self.states.shape[1]
+        return {"token_embeddings": torch.nn.functional.pad(self.states, (0, 0, 0, missing), value=7.0)}
 
 
 def test_the_hidden_state_loss_is_one_minus_cos_over_the_real_tokens_of_all_columns() -> None:

@@ -76,6 +76,22 @@ def test_the_vectors_of_the_teacher_have_a_weight_of_their_own() -> None:
     assert (found - without).item() == pytest.approx(4 * 0.5, abs=1e-6)
 
 
+def test_each_text_ranks_all_other_texts_as_the_teacher_does() -> None:
+    queries, positives = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    embeddings = [torch.cat([queries, queries]), torch.cat([queries, positives])]
+    teacher_term = TeacherTerm(Fixed(torch.zeros(2, 2)), weight=0.0, temperature=1.0, similarities=3.0)
+    distilled, plain = (ranking_loss(nn.Identity(), 0.5, one) for one in (teacher_term, None))  # type: ignore[arg-type]
+    found, without = (
+        loss.compute_loss_from_embeddings(embeddings, torch.tensor([0, 1]))  # type: ignore[operator]
+        for loss in (distilled, plain)
+    )
+    # The teacher's four vectors are equal: each text has 1/3 for each other text. Three of the student's are (1, 0), one
+    # is (0, 1). By the temperature of 0.5 each of the three has the logits 2, 2 and 0, the fourth three times 0.
+    z = 2 * math.exp(2) + 1
+    of_the_three = (2 * math.log(z / 3 / math.exp(2)) + math.log(z / 3)) / 3
+    assert (found - without).item() == pytest.approx(3 * (3 * of_the_three + 0) / 4, abs=1e-5)
+
+
 @pytest.fixture
 def retriever(tiny_checkpoint: Callable[[bool], Path]) -> SentenceTransformer:
     return build_retriever(
