@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-FORWARD_TOKENS = 192
+from effir.cpu.thread_parallel import Encode, encode_in_threads, workers
+
+FORWARD_TOKENS = 128
 """The cost of one more forward on a CPU, in tokens. On a GPU it is never worth it."""
 STEP = 8
 
@@ -66,6 +68,26 @@ def _sliced(features: Mapping[str, Any], rows: Tensor, width: int) -> Features:
     return {k: pad(v[rows, :width], (0, missing)) for k, v in per_token.items()}
 
 
+def over_buckets(model: nn.Module, encode: Encode, features: Features) -> tuple[Tensor, Tensor]:
+    """Encode a batch bucket by bucket; return the rows of all buckets and, by them, which texts they were.
+
+    ``encode`` maps the features of a bucket to a tensor. On a CPU each core computes its share of the texts.
+    """
+    by_length = torch.argsort(features["attention_mask"].sum(dim=1), stable=True)
+    count = min(workers(model), len(by_length))
+    shares, texts = list[list[Features]](), list[Tensor]()
+    for rows in (by_length[start::count] for start in range(count)):
+        found = list(buckets({**features, **_sliced(features, rows, features["attention_mask"].shape[1])}))
+        shares.append([bucket for _, bucket in found])
+        texts += [rows[of_bucket] for of_bucket, _ in found]
+
+    def encode_share(share: list[Features]) -> Tensor:
+        return torch.cat([encode(bucket) for bucket in share])
+
+    encoded = encode_in_threads(model, encode_share, shares) if count > 1 else encode_share(shares[0])
+    return encoded, torch.cat(texts)
+
+
 class ByLength(nn.Module):
     """A SentenceTransformer for a loss, encoding by buckets."""
 
@@ -75,6 +97,5 @@ class ByLength(nn.Module):
 
     def forward(self, features: Features) -> Features:
         """Return ``sentence_embedding`` (batch, hidden), in the order of ``features``."""
-        encoded = [(rows, self.model(bucket)["sentence_embedding"]) for rows, bucket in buckets(features)]
-        order = torch.cat([rows for rows, _ in encoded])
-        return {"sentence_embedding": torch.cat([vectors for _, vectors in encoded])[torch.argsort(order)]}
+        vectors, texts = over_buckets(self.model, lambda bucket: self.model(bucket)["sentence_embedding"], features)
+        return {"sentence_embedding": vectors[torch.argsort(texts)]}

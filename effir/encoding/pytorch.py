@@ -1,11 +1,13 @@
 """The `torch` backend: prepacked matrices on CPUs, the unchanged model on a GPU."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from effir.cpu.prepacked_linear import prepack
+from effir.cpu.thread_parallel import one_core_threads
 from effir.encoding.encoder import Batch, TextEncoder, Vectors
 from effir.encoding.pooled_decoder import PooledDecoder
 from effir.encoding.text_reader import TextReader
@@ -28,4 +30,9 @@ def torch_encoder(decoder: Any, reader: TextReader, precision: TrainingPrecision
             vectors: Vectors = np.asarray(model(tokens, lengths).cpu())
         return vectors
 
-    return TextEncoder(reader, lambda batches: map(one, batches), budget, computes=computes)
+    def each(batches: Sequence[Batch]) -> Iterable[Vectors]:
+        threads = torch.get_num_threads()
+        alone = device.type != "cpu" or threads == 1 or len(batches) < threads
+        return map(one, batches) if alone else one_core_threads(threads).map(one, batches)
+
+    return TextEncoder(reader, each, budget, computes=computes)

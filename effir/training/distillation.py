@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from effir.cpu.length_bucketing import buckets
+from effir.cpu.length_bucketing import over_buckets
 from effir.cpu.prepacked_linear import prepack
 from effir.data.examples import Example
 from effir.model.precision import TrainingPrecision, arithmetic, decision, uses_bfloat16
@@ -28,14 +28,15 @@ class HiddenStateLoss(nn.Module):
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
         """Return the scalar loss of one batch of tokenised columns; labels are not read."""
-        distances = []
-        for bucket in (bucket for features in sentence_features for _, bucket in buckets(features)):
-            real = bucket["attention_mask"].bool()
-            with torch.no_grad(), torch.autocast(real.device.type, torch.bfloat16, uses_bfloat16(self.precision)):
-                wanted = self._teacher[0](dict(bucket))["token_embeddings"][real]
-            states = self.model(dict(bucket))["token_embeddings"][real]
-            distances.append(1 - cosine_similarity(states.float(), wanted.float(), dim=-1))
-        return torch.cat(distances).mean()
+        columns = [over_buckets(self.model, self._distances, features)[0] for features in sentence_features]
+        return torch.cat(columns).mean()
+
+    def _distances(self, bucket: dict[str, Tensor]) -> Tensor:
+        real = bucket["attention_mask"].bool()
+        with torch.no_grad(), torch.autocast(real.device.type, torch.bfloat16, uses_bfloat16(self.precision)):
+            wanted = self._teacher[0](dict(bucket))["token_embeddings"][real]
+        states = self.model(dict(bucket))["token_embeddings"][real]
+        return 1 - cosine_similarity(states.float(), wanted.float(), dim=-1)
 
 
 def distill(

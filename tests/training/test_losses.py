@@ -85,8 +85,8 @@ def test_each_text_ranks_all_other_texts_as_the_teacher_does() -> None:
         loss.compute_loss_from_embeddings(embeddings, torch.tensor([0, 1]))  # type: ignore[operator]
         for loss in (distilled, plain)
     )
-    # The teacher's four vectors are equal: each text has 1/3 for each other one. Three of the student's are (1, 0), one is
-    # (0, 1). By the temperature of 0.5 each of the three has the logits 2, 2 and 0, the fourth three times 0.
+    # The teacher's four vectors are equal: each text has 1/3 for each other one. Of the student's, three are (1, 0) and
+    # one is (0, 1). By the temperature of 0.5 each of the three has the logits 2, 2, 0, the fourth three times 0.
     z = 2 * math.exp(2) + 1
     of_the_three = (2 * math.log(z / 3 / math.exp(2)) + math.log(z / 3)) / 3
     assert (found - without).item() == pytest.approx(3 * (3 * of_the_three + 0) / 4, abs=1e-5)
