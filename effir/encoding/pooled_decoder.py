@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+Pooled = dict[int, tuple[Tensor, Tensor]]
+"""The rows and columns of the tokens that are pooled, by thread: several may encode at a time."""
 
 
 class PooledDecoder(nn.Module):
@@ -18,14 +22,14 @@ class PooledDecoder(nn.Module):
         self.decoder = decoder
         self.pooling = pooling
         self.traced = traced
-        self._last: list[Tensor] = []
+        self._last: Pooled = {}
         if pooling == "last":
             _read_one_token(decoder, self._last)
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Encode ``input_ids`` (batch, tokens) with ``lengths`` (batch,) real tokens as float32 (batch, hidden)."""
         rows = torch.arange(lengths.shape[0], device=lengths.device)
-        self._last[:] = [rows, lengths - 1]
+        self._last[get_ident()] = rows, lengths - 1
         # Without a mask transformers leaves causality to the attention kernel, which tracing cannot follow.
         mask = torch.ones_like(input_ids) if self.traced else None
         states = self.decoder(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
@@ -38,19 +42,19 @@ class PooledDecoder(nn.Module):
 class OneToken(nn.Module):
     """Run a token-wise module on one token of each text; the other tokens, which nothing reads, get its result."""
 
-    def __init__(self, inner: nn.Module, last: list[Tensor]) -> None:
+    def __init__(self, inner: nn.Module, last: Pooled) -> None:
         super().__init__()
         self.inner = inner
         self._last = last
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map (batch, tokens, in) to (batch, tokens, out)."""
-        rows, columns = self._last
+        rows, columns = self._last[get_ident()]
         found: Tensor = self.inner(hidden_states[rows, columns])
         return found[:, None].expand(-1, hidden_states.shape[1], -1)
 
 
-def _read_one_token(decoder: Any, last: list[Tensor]) -> None:
+def _read_one_token(decoder: Any, last: Pooled) -> None:
     """Wrap, in place, the modules whose output only the pooled token needs: those after the last keys and values."""
     for layer in reversed(decoder.layers):
         if any(True for _ in layer.mlp.parameters()):

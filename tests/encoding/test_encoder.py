@@ -42,6 +42,16 @@ def test_texts_are_read_as_sentence_transformers_reads_them(retriever: Callable[
     assert (in_memory.pooling, in_memory.max_tokens) == (reader.pooling, reader.max_tokens) == ("last", 16)
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_batches_side_by_side_give_the_vectors_of_one_thread(retriever: Callable[..., Path], pooling: str) -> None:
+    texts = [f"{'long ' * (i % 7)}{i}" for i in range(200)]
+    folder = retriever(pooling)
+    expected = open_encoder(folder, "torch", "float32", 64).documents(texts)
+    torch.set_num_threads(2)  # the fixture one_thread sets it back
+    found = open_encoder(folder, "torch", "float32", 64).documents(texts)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 def test_mean_tokens_counts_eos_and_truncation(retriever: Callable[..., Path]) -> None:
     # BOS, "d: ", 3 bytes and EOS are 8; the longer text is truncated to 16: their mean is 12.
     assert TextReader.open(retriever()).mean_tokens(["abc", TEXTS[1]]) == 12
