@@ -7,22 +7,22 @@ from statistics import median
 
 from effir.errors import EffirError
 
-# The default run of 2026-11-27 (docs/results.md): SmolLM2-135M, 2 cores, bfloat16, 31 minutes in all. Its seconds:
-# finetune_full 425, distill 314, finetune 373, self_teacher_scores 137, index 116, downloads and teacher_scores 100.
-PAIR_SECONDS = {"finetune_full": 425 / (60 * 32), "distill": 314 / (120 * 8), "finetune": 373 / (60 * 32)}
+# The default run of 2026-11-30 (docs/speed.md): SmolLM2-135M, 2 cores of a Xeon with AMX, bfloat16. Its seconds:
+# finetune_full 224, finetune 243, self_teacher_scores 56, index 63, teacher_scores 28; distill 150 for 120 steps of 8.
+PAIR_SECONDS = {"finetune_full": 224 / (90 * 16), "distill": 150 / (120 * 8), "finetune": 243 / (60 * 32)}
 """Seconds that each training takes for a training pair in a batch."""
-UNITS = {"finetune_full": 1, "distill": 2, "finetune": 1}
-"""Steps of each training for one of finetune_full, as in the default run: 60, 120 and 60."""
-EXAMPLE_SECONDS = (137 + 50) / 2000
+UNITS = {"finetune_full": 3, "distill": 4, "finetune": 2}
+"""Steps of each training in a unit: 30 units are the default run's 90 and 60, or 120 of distillation where it is on."""
+EXAMPLE_SECONDS = (56 + 28) / 2000
 """What the two teachers take for a training question."""
-DOCUMENT_SECONDS = 116 / 2656
+DOCUMENT_SECONDS = 63 / 2656
 """What the retriever takes to encode a document. The uncompressed model takes twice as long."""
-FIXED_SECONDS = 50 + 67 + 105 + 82 + 15
+FIXED_SECONDS = 60 + 68 + 58 + 70 + 15
 """download, analyze, score_channels and prune_width, measure_cost, and the short stages."""
 START_SECONDS = 126
 """All programs start and DVC checks its files, whatever the model."""
-LEAST = 10
-"""Steps of finetune_full, at least: a contrastive training of a language model does not move before."""
+LEAST = 5
+"""Units, at least: a contrastive training of a language model does not move in its first 10 steps."""
 TELLING = 60
 """Seconds that a training is expected to take at least, if its measured time is to tell a machine's speed."""
 
@@ -47,12 +47,13 @@ def budget_for(
     """Return the longest training that fits into ``minutes``; ``pace`` is the machine's time over the default run's.
 
     ``batch_sizes`` are those of each training, 0 if it is off. The steps of all trainings grow in proportion.
-    EffirError where not even ``LEAST`` steps fit.
+    EffirError where not even ``LEAST`` units fit.
     """
     least = _budget(LEAST, batch_sizes, questions, documents, pace)
     if least.total > 60 * minutes:
+        steps = LEAST * UNITS["finetune_full" if batch_sizes["finetune_full"] else "finetune"]
         raise EffirError(
-            f"{minutes:g} minutes are too short: {documents:,} documents and {LEAST} steps of fine-tuning take "
+            f"{minutes:g} minutes are too short: {documents:,} documents and {steps} steps of fine-tuning take "
             f"about {least.total / 60:.0f} minutes here. Give --minutes {int(least.total / 60) + 1} or more"
         )
     budgets = (_budget(units, batch_sizes, questions, documents, pace) for units in count(LEAST))
