@@ -74,7 +74,7 @@ def over_buckets(model: nn.Module, encode: Encode, features: Features) -> tuple[
     ``encode`` maps the features of a bucket to a tensor. On a CPU each core computes its share of the texts.
     """
     by_length = torch.argsort(features["attention_mask"].sum(dim=1), stable=True)
-    count = min(workers(model), len(by_length))
+    count = workers(model, len(by_length))
     shares, texts = list[list[Features]](), list[Tensor]()
     for rows in (by_length[start::count] for start in range(count)):
         found = list(buckets({**features, **_sliced(features, rows, features["attention_mask"].shape[1])}))

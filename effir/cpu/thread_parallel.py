@@ -6,7 +6,7 @@ one, two that encode half of a batch each are (docs/decisions/0021-thread-parall
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from threading import Barrier
 from typing import Any
 
@@ -17,8 +17,12 @@ Encode = Callable[[Any], Tensor]
 """Maps some texts of a batch to rows: a vector for each text, or a number for each token."""
 
 
-def workers(model: nn.Module) -> int:
-    """Count the threads that encode a batch of ``model``: the cores, or 1 where threads would change the result.
+LEAST = 4
+"""Texts in the share of a thread: with fewer, what each forward costs anyway outweighs the gain."""
+
+
+def workers(model: nn.Module, texts: int) -> int:
+    """Count the threads that encode ``texts`` texts by ``model``: a core each, or 1 where threads change the result.
 
     Dropout draws from one generator, whose order threads would not keep. A distributed model counts its own forwards.
     """
@@ -26,7 +30,8 @@ def workers(model: nn.Module) -> int:
     drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())
-    return torch.get_num_threads() if on_cpu and trains and not drops and not distributed else 1
+    alone = not on_cpu or not trains or drops or distributed
+    return 1 if alone else max(1, min(torch.get_num_threads(), texts // LEAST))
 
 
 def encode_in_threads(model: nn.Module, encode: Encode, shares: Sequence[Any]) -> Tensor:
@@ -51,7 +56,7 @@ class _Encoded(torch.autograd.Function):
             with torch.enable_grad(), torch.autocast("cpu", autocast[1], autocast[0], cache_enabled=False):
                 return encode(share)
 
-        ctx.graphs = list(one_core_threads(len(shares)).map(run, shares))
+        ctx.graphs = list(side_by_side(len(shares)).map(run, shares))
         ctx.parameters = parameters
         return torch.cat([graph.detach() for graph in ctx.graphs])
 
@@ -65,7 +70,7 @@ class _Encoded(torch.autograd.Function):
             return found
 
         parts = torch.split(gradients[0], [len(graph) for graph in graphs])
-        found = list(one_core_threads(len(graphs)).map(run, graphs, parts))
+        found = list(side_by_side(len(graphs)).map(run, graphs, parts))
         ctx.graphs = ()
         return None, None, *(_sum(each) for each in zip(*found, strict=True))
 
@@ -75,16 +80,20 @@ def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
     return sum(there[1:], start=there[0]) if there else None
 
 
+def side_by_side(count: int) -> ThreadPoolExecutor:
+    """Return ``count`` threads that share the cores of this one: each of two computes on one of two cores."""
+    return _pool(count, max(1, torch.get_num_threads() // count))
+
+
 @cache
-def one_core_threads(count: int) -> ThreadPoolExecutor:
-    """Start ``count`` threads that compute on one core each."""
+def _pool(count: int, cores: int) -> ThreadPoolExecutor:
     threads, all_started = torch.get_num_threads(), Barrier(count)
-    pool = ThreadPoolExecutor(count, initializer=_compute_alone)
+    pool = ThreadPoolExecutor(count, initializer=partial(_compute_on, cores))
     list(pool.map(lambda _: all_started.wait(), range(count)))
     torch.set_num_threads(threads)  # what a thread sets for itself is also what later threads begin with
     return pool
 
 
-def _compute_alone() -> None:
+def _compute_on(cores: int) -> None:
     torch.get_num_threads()  # PyTorch sets the usual number at a thread's first question, and would do it after us
-    torch.set_num_threads(1)
+    torch.set_num_threads(cores)

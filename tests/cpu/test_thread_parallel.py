@@ -9,14 +9,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from effir.cpu.thread_parallel import one_core_threads, workers
+from effir.cpu.thread_parallel import side_by_side, workers
 from effir.model.retriever import build_retriever
 from effir.training.distillation import HiddenStateLoss
 from effir.training.losses import ranking_loss
 from effir.training.trainer import Adapters, add_adapters
 
-QUERIES = ["a", "bc" * 30, "def", "x" * 50, "why"]
-DOCUMENTS = ["the first" * 5, "no", "a third one", "y" * 60, "z"]
+QUERIES = ["a", "bc" * 30, "def", "x" * 50, "why", "how", "v" * 20, "who", "u" * 9]
+DOCUMENTS = ["the first" * 5, "no", "a third one", "y" * 60, "z", "yes", "r" * 33, "s" * 12, "t"]
 
 
 @pytest.fixture
@@ -53,10 +53,10 @@ def test_two_threads_give_the_loss_and_the_gradients_of_one(
     teacher = build_retriever(tiny_checkpoint(True), pooling="last", query_prompt="", document_prompt="", max_tokens=64)
     loss = ranking_loss(model, 0.1) if kind == "ranking" else HiddenStateLoss(model, teacher, "float32")
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        assert workers(model) == 2
+        assert workers(model, 9) == 2
         found, again = loss_and_gradients(model, loss), loss_and_gradients(model, loss)
         torch.set_num_threads(1)
-        assert workers(model) == 1
+        assert workers(model, 9) == 1
         expected = loss_and_gradients(model, loss)
     assert len(found) == len(expected) > 10
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
@@ -67,13 +67,20 @@ def test_two_threads_give_the_loss_and_the_gradients_of_one(
 
 @pytest.mark.usefixtures("two_threads")
 def test_dropout_and_a_model_that_does_not_train_keep_one_thread(model: SentenceTransformer) -> None:
-    assert workers(nn.Sequential(model, nn.Dropout(0.1))) == 1
+    assert workers(nn.Sequential(model, nn.Dropout(0.1)), 9) == 1
     with torch.no_grad():
-        assert workers(model) == 1
-    assert workers(model.requires_grad_(False)) == 1
+        assert workers(model, 9) == 1
+    assert workers(model.requires_grad_(False), 9) == 1
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_the_threads_compute_on_a_core_each_and_others_as_before() -> None:
-    assert set(one_core_threads(2).map(lambda _: torch.get_num_threads(), range(8))) == {1}
-    assert torch.get_num_threads() == 2
+def test_a_share_has_four_texts_or_more(model: SentenceTransformer) -> None:
+    assert [workers(model, texts) for texts in (1, 7, 8, 99)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("cores", "count", "each"), [(2, 2, 1), (4, 2, 2), (2, 3, 1)])
+@pytest.mark.usefixtures("two_threads")
+def test_the_threads_share_the_cores_and_others_compute_as_before(cores: int, count: int, each: int) -> None:
+    torch.set_num_threads(cores)
+    assert set(side_by_side(count).map(lambda _: torch.get_num_threads(), range(8))) == {each}
+    assert torch.get_num_threads() == cores
