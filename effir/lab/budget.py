@@ -8,7 +8,8 @@ from statistics import median
 from effir.errors import EffirError
 
 # The default run of 2026-11-30 (docs/speed.md): SmolLM2-135M, 2 cores of a Xeon with AMX, bfloat16. Its seconds:
-# finetune_full 224, finetune 243, self_teacher_scores 56, index 63, teacher_scores 28. distill, off there: 150 for 120 steps of 8 is an estimate.
+# finetune_full 224, finetune 243, self_teacher_scores 56, index 63, teacher_scores 28.
+# distill is off there: 150 for 120 steps of 8 is an estimate.
 PAIR_SECONDS = {"finetune_full": 224 / (90 * 16), "distill": 150 / (120 * 8), "finetune": 243 / (60 * 32)}
 """Seconds that each training takes for a training pair in a batch."""
 UNITS = {"finetune_full": 3, "distill": 4, "finetune": 2}
