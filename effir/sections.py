@@ -15,6 +15,7 @@ Batch = Annotated[int, Field(ge=2)]
 Tokens = Annotated[int, Field(ge=8)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
+RESERVED = ("bm25", "effir", "uncompressed", "base", "cut", "served", "usual")
 
 
 def _alias(text: str) -> str:
@@ -38,7 +39,17 @@ def _prompt(text: str) -> str:
     return text
 
 
+def _baseline(name: str) -> str:
+    """Refuse names whose metrics would be those of another system."""
+    if name.lower() in RESERVED:
+        raise ValueError(f"{', '.join(RESERVED)} name other systems: choose another name")
+    if name.endswith(("_low", "_high")):
+        raise ValueError("metrics that end in _low and _high are bounds: choose another name")
+    return name
+
+
 Alias = Annotated[str, AfterValidator(_alias)]
+BaselineName = Annotated[Name, AfterValidator(_baseline)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
 
 BATCH = "queries in a batch, two or more: the others' documents are the negatives"
@@ -182,6 +193,9 @@ class EvaluateParams(Section):
     depth: Annotated[int, Field(ge=100)] = Field(description="results a query, 100 or more: recall@100 needs them")
     bootstrap: Count = Field(description="bootstrap samples for the interval of nDCG@10")
     seed: Amount = Field(description="a whole number")
+    baselines: dict[BaselineName, Annotated[str, Field(min_length=1)]] = Field(
+        description="a name and the source of a sentence-transformers folder each; {} compares with BM25 alone"
+    )
 
 
 class CostParams(Section):

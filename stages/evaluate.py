@@ -4,8 +4,8 @@ import click
 
 from effir.data.beir import open_collection
 from effir.encoding.backends import open_encoder
-from effir.evaluation.metrics import as_run, evaluate_run, summary
-from effir.evaluation.significance import bootstrap_bounds
+from effir.evaluation.baselines import compare_with
+from effir.evaluation.metrics import as_run, evaluate_run, score_report
 from effir.files import read_json, require, write_json
 from effir.index.faiss_index import open_index
 from stages.paths import BASELINES, EVAL, INDEXES, METRICS, REPORTS, RETRIEVER
@@ -19,7 +19,7 @@ def main(name: str) -> None:
     with running(f"evaluate@{name}") as stage:
         evaluate, retriever = stage.params.evaluate, stage.params.retriever
         collection = open_collection(require(EVAL / name))
-        index, bm25 = open_index(require(INDEXES / name)), read_json(BASELINES / f"{name}.json")
+        index, baselines = open_index(require(INDEXES / name)), read_json(BASELINES / f"{name}.json")
         split = collection.evaluation_split()
         queries, budget = collection.queries(split), stage.params.index.batch_tokens
         encoder = open_encoder(require(RETRIEVER), retriever.backend, retriever.precision, budget)
@@ -27,9 +27,9 @@ def main(name: str) -> None:
         results = index.search(encoder.queries(list(queries.values())), evaluate.depth + 1)
         run = as_run(queries, results)
         quality = evaluate_run(run, collection.qrels(split), collection.copies(split, run))
-        ndcg = quality.by_query("ndcg_at_10")
-        metrics = summary(quality, bootstrap_bounds(list(ndcg.values()), evaluate.bootstrap, evaluate.seed))
-        metrics["bm25_ndcg_at_10"] = bm25["metrics"]["ndcg_at_10"]
+        ours = score_report(quality, evaluate.bootstrap, evaluate.seed)
+        metrics = ours["metrics"]
+        metrics |= compare_with(ours["ndcg_at_10"], baselines, evaluate.bootstrap, evaluate.seed)
         cut = list(encoder.reader.cut((document.content for document in collection.documents()), "document"))
         metrics["documents_cut"] = sum(cut) / len(cut)
         if any(cut):

@@ -30,7 +30,7 @@ def check_settings(params: Params) -> None:
 
 def check_files(stage: str, params: Params) -> None:
     """Refuse settings that do not fit the files on which ``stage`` depends: DVC has just brought them up to date."""
-    if stage.startswith("bm25@"):
+    if stage.startswith("baselines@"):
         _check_size(EVAL / stage.partition("@")[2], params.index.factory)
     if stage in ("teacher_scores", "finetune_full"):
         _check_batches(Collection(require(TRAIN)), params)
@@ -54,6 +54,18 @@ def _check_names(params: Params) -> None:
     teacher = [params.training.teacher] if params.training.teacher else []
     for source in (params.model.base, *sources, *texts, *teacher):
         parse_source(source)
+    for name, source in params.evaluate.baselines.items():
+        _check_baseline(name, source)
+
+
+def _check_baseline(name: str, source: str) -> None:
+    """Refuse an encoder of no known form of source, or of a path at which there is nothing."""
+    from effir.data.sources import fetch, parse_source
+    from stages.baseline_encoders import naming
+
+    with naming(name):
+        if parse_source(source).kind == "path":
+            fetch(source, state_dir("downloads"))
 
 
 def _check_size(folder: Path, factory: str) -> None:

@@ -18,8 +18,9 @@ def main() -> None:
         draw_loss(read_json(LOSS), plots / "finetune_loss.png")
         for name in params.data.eval:
             metrics = read_json(METRICS / f"{name}.json")
-            bm25 = read_json(BASELINES / f"{name}.json")
-            draw_quality(name, metrics, bm25["metrics"], plots / f"{name}.png")
+            baselines = read_json(BASELINES / f"{name}.json")
+            others = {baseline: found["metrics"] for baseline, found in baselines.items()}
+            draw_quality(name, metrics, others, plots / f"{name}.png")
 
 
 if __name__ == "__main__":

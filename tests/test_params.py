@@ -120,6 +120,20 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
             300,
             "analyze.drop_texts must be at most analyze.texts (256), got 300: lower it, or read more texts",
         ),
+        (
+            "evaluate.baselines",
+            {"BM25": "hub:a/b"},
+            "evaluate.baselines.BM25: bm25, effir, uncompressed, base, cut, served, usual name other systems: choose "
+            "another name, got 'BM25'; it is a name and the source of a sentence-transformers folder each; {} compares "
+            "with BM25 alone",
+        ),
+        (
+            "evaluate.baselines",
+            {"small_low": "hub:a/b"},
+            "evaluate.baselines.small_low: metrics that end in _low and _high are bounds: choose another name, got "
+            "'small_low'; it is a name and the source of a sentence-transformers folder each; {} compares with BM25 "
+            "alone",
+        ),
         ("register", None, "register is missing from params.yaml: a section of settings"),
     ],
 )
@@ -146,6 +160,15 @@ def test_examples_that_cannot_fill_a_batch_and_a_miner_without_a_teacher_are_ref
     values["training"]["miner"] = "teacher"
     with pytest.raises(EffirError, match=r"^training\.miner is teacher, but training\.teacher names none"):
         check_params(values)
+
+
+def test_baselines_are_none_or_names_of_letters_digits_dots_dashes_with_a_source() -> None:
+    assert check_params(changed("evaluate.baselines", {})).evaluate.baselines == {}
+    named = {"bge-small_en.v1.5": "hub:a/b@c"}
+    assert check_params(changed("evaluate.baselines", named)).evaluate.baselines == named
+    for wrong in ({"a b": "hub:a/b"}, {"a/b": "hub:a/b"}, {"small": ""}):
+        with pytest.raises(EffirError, match=r"^evaluate\.baselines\.[^\n]*\{\} compares with BM25 alone$"):
+            check_params(changed("evaluate.baselines", wrong))
 
 
 def test_a_width_below_1_needs_a_method() -> None:

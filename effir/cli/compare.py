@@ -34,7 +34,7 @@ UNKNOWN = {
 @json_option("object with the scores of all queries")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write one HTML file, with charts.")
 def compare(names: tuple[str, ...], join: bool, as_json: bool, html: Path | None) -> None:
-    """Compare variants: quality with intervals, paired tests, size, FLOPs, measured speed, BM25 and a small encoder.
+    """Compare variants: quality with intervals, paired tests, size, FLOPs, measured speed, and the baselines.
 
     REV_OR_RUN is `workspace` (the working tree), a DVC experiment, a branch, tag or commit, the name, id or first 8
     characters of an MLflow pipeline run, or models:/NAME@ALIAS or models:/NAME/NUMBER. If a name means several things,
@@ -47,7 +47,7 @@ def compare(names: tuple[str, ...], join: bool, as_json: bool, html: Path | None
 
     if not PARAMS.exists():
         raise EffirError(f"{PARAMS} is missing: run this in the project's root")
-    from effir.lab.baselines import advice, small_encoders
+    from effir.lab.baselines import advice
     from effir.lab.comparison import compare as compare_variants
     from effir.lab.comparison import over_seeds
 
@@ -55,7 +55,7 @@ def compare(names: tuple[str, ...], join: bool, as_json: bool, html: Path | None
     if join and (bare := [variant.name for variant in variants if not variant.params]):
         raise EffirError(f"the params of {bare[0]} were not kept: leave out --seeds, or this variant")
     compared = compare_variants(over_seeds(variants) if join else variants)
-    advised = advice(compared, small_encoders())
+    advised = advice(compared)
     if as_json:
         answer({**asdict(compared), "advice": advised}, "", as_json)
     else:

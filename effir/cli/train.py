@@ -35,11 +35,10 @@ def train(
     """Train a retriever on the table PATH: a question and a document that answers it in each row.
 
     PATH is CSV or TSV with a header, or JSON lines or a JSON array of `query` and `positive` (.jsonl, .json); the
-    options name other columns. It becomes a collection under
-    data/tables. Some questions are held out. The training steps that fit into --minutes are written into params.yaml,
-    and `dvc repro` runs. The result is compared with BM25 and with the uncompressed model on the held-out questions.
-    `git checkout params.yaml` goes back to the settings of the last commit. When nothing has changed, a second call
-    takes seconds.
+    options name other columns. It becomes a collection under data/tables. Some questions are held out. The training
+    steps that fit into --minutes are written into params.yaml, and `dvc repro` runs. The result is compared with BM25,
+    the encoders of evaluate.baselines and the uncompressed model on the held-out questions. `git checkout params.yaml`
+    goes back to the settings of the last commit. When nothing has changed, a second call takes seconds.
 
     Example: effir train tickets.csv --query question --document answer --minutes 30
     """
@@ -97,16 +96,18 @@ def _plan_lines(path: Path, table: "Table", plan: "Plan", changes: list[tuple[st
 
 def _outcome_lines(found: "Outcome") -> list[str]:
     rows = [(each.name, f"{each.ndcg:.3f}", each.low, each.high) for each in found.systems]
-    for name, test in (("uncompressed", found.against_uncompressed), ("BM25", found.against_bm25)):
-        if test is not None:
-            rows.append((f"effir - {name}", f"{test.difference:+.3f}", test.low, test.high))
+    tests = [(each.name, each.test) for each in found.systems if each.test]
+    rows += [(f"effir - {name}", f"{test.difference:+.3f}", test.low, test.high) for name, test in tests]
     cost = f"{found.kept_share:.0%} of the non-embedding parameters of the uncompressed model"
+    timed = [(each.name, each.document_speedup) for each in found.systems if each.document_speedup]
+    speeds = ", ".join(f"{name} {speed:.1f}" for name, speed in timed if name != "uncompressed")
+    width = max(22, *(len(name) + 2 for name, *_ in rows))
     return [
         "",
         f"{found.questions:,} held-out questions:",
-        f"  {'':<22}{'nDCG@10':>8}{'95 % interval':>20}",
-        *(f"  {name:<22}{ndcg:>8}{f'{low:.3f} to {high:.3f}':>20}" for name, ndcg, low, high in rows),
-        f"effir has {cost} and encodes documents {found.document_speedup:.1f} times as fast.",
+        f"  {'':<{width}}{'nDCG@10':>8}{'95 % interval':>20}",
+        *(f"  {name:<{width}}{ndcg:>8}{f'{low:.3f} to {high:.3f}':>20}" for name, ndcg, low, high in rows),
+        f"effir has {cost}. Documents a second, relative to that model: {speeds}.",
         *found.advice,
         'Next: effir search "a question"; effir promote; effir index build and effir serve for documents of your own.',
     ]

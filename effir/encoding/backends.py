@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Backend = Literal["torch", "openvino"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
+BATCH_TOKENS = 1024
 ROUNDED = 0.999
 """The lowest cosine to the vectors in float32 with which PyTorch may encode in bfloat16."""
 
@@ -50,6 +51,16 @@ def open_encoder(retriever: Path, backend: Backend, precision: Precision, budget
             del encoder  # two models need not fit into memory
             return _open(retriever, checked, backend, "float32", budget)
         encoder.about = _said(retriever, backend, precision, encoder.about, cosine, off)
+    return encoder
+
+
+def open_limited(folder: Path, precision: Precision, max_tokens: int) -> TextEncoder:
+    """Open a model that the pipeline did not make, a teacher or a baseline, in PyTorch; EffirError as open_encoder.
+
+    Texts are truncated at ``max_tokens`` tokens, or at the model's own limit if that is lower.
+    """
+    encoder = open_encoder(folder, "torch", precision, BATCH_TOKENS)
+    encoder.limit(max_tokens)
     return encoder
 
 

@@ -16,10 +16,11 @@ BATCH = 32
 DENSE = (None, "SentenceTransformer")  # the model_type of a folder that gives one vector per text
 
 
-def open_library(folder: Path, precision: str) -> "LibraryEncoder":
+def open_library(folder: Path, precision: str, batch_size: int = BATCH) -> "LibraryEncoder":
     """Open a sentence-transformers folder, on the GPU if there is one; EffirError if the library cannot open it.
 
-    ``auto`` is float32, on a GPU the precision in which the weights are stored.
+    ``auto`` is float32, on a GPU the precision in which the weights are stored. ``batch_size`` is the
+    number of texts in a forward pass.
     """
     import torch
     from sentence_transformers import SentenceTransformer
@@ -31,7 +32,7 @@ def open_library(folder: Path, precision: str) -> "LibraryEncoder":
     dtype = "auto" if stored else "bfloat16" if precision == "bfloat16" else "float32"
     try:
         model = SentenceTransformer(str(folder), model_kwargs={"dtype": dtype}, local_files_only=True)
-        return LibraryEncoder(model, TextReader.of_library(model))
+        return LibraryEncoder(model, TextReader.of_library(model), batch_size)
     except Exception as error:  # whatever a foreign folder makes the libraries raise
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise EffirError(f"sentence-transformers cannot open {folder} ({reason}): name another model") from error
@@ -47,9 +48,22 @@ def _check_kind(folder: Path) -> None:
 class LibraryEncoder(TextEncoder):
     """Encodes texts by a SentenceTransformer, and scales the vectors to length 1."""
 
-    def __init__(self, model: Any, reader: TextReader) -> None:
+    def __init__(self, model: Any, reader: TextReader, batch_size: int = BATCH) -> None:
         super().__init__(reader, lambda batches: iter(()), 0)
-        self.model = model
+        self.model, self.batch_size = model, batch_size
+
+    def parameters_without_embeddings(self) -> int:
+        """Count the parameters of all modules, without the token embeddings."""
+        import torch
+
+        is_table = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+        with suppress(AttributeError, NotImplementedError):  # static embeddings are no transformer
+            table = self.model[0].model.get_input_embeddings()
+            return self._count() - sum(int(p.numel()) for p in table.parameters())
+        return self._count() - sum(m.weight.numel() for m in self.model.modules() if isinstance(m, is_table))
+
+    def _count(self) -> int:
+        return sum(int(parameter.numel()) for parameter in self.model.parameters())
 
     def limit(self, max_tokens: int) -> None:
         """Truncate texts to at most ``max_tokens`` tokens, if the model does not truncate them earlier."""
@@ -76,5 +90,5 @@ class LibraryEncoder(TextEncoder):
 
     def _encoded(self, texts: Sequence[str], prompt: str, **settings: Any) -> Vectors:
         encode = self.model.encode_query if prompt == "query" else self.model.encode_document
-        before, usual = self.reader.prompts[prompt], {"batch_size": BATCH, "show_progress_bar": False}
+        before, usual = self.reader.prompts[prompt], {"batch_size": self.batch_size, "show_progress_bar": False}
         return np.ascontiguousarray(encode(list(texts), prompt=before, **usual, **settings), dtype=np.float32)

@@ -5,13 +5,14 @@ Metrics are named ``<metric>_at_<cutoff>``, because MLflow refuses ``@``.
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytrec_eval
 from beir.retrieval.evaluation import EvaluateRetrieval
 
 from effir.errors import EffirError
+from effir.evaluation.significance import bootstrap_bounds
 
 CUTOFFS = (1, 5, 10, 100)
 ROUNDING = 1e-5  # BEIR rounds its means to 5 digits
@@ -121,6 +122,12 @@ def _compare_with_beir(quality: Quality, hits: Run, grades: dict[str, dict[str, 
                 f"{name} is {ours:.6f}, but BEIR's EvaluateRetrieval gives {theirs}: "
                 "install the versions of beir and pytrec-eval-terrier that constraints.txt names"
             )
+
+
+def score_report(quality: Quality, samples: int, seed: int) -> dict[str, Any]:
+    """Return what ``baselines/<set>.json`` holds of one system: the means, and nDCG@10 of each query."""
+    scores = quality.by_query("ndcg_at_10")
+    return {"metrics": summary(quality, bootstrap_bounds(list(scores.values()), samples, seed)), "ndcg_at_10": scores}
 
 
 def summary(quality: Quality, bounds: tuple[float, float]) -> dict[str, float]:

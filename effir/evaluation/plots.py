@@ -1,6 +1,7 @@
 """Every plot of the pipeline, from plain numbers: readable in print, colour-blind safe (Okabe and Ito's palette)."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from effir.evaluation.baselines import title
 from effir.files import writing
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 CUTOFFS = (1, 5, 10, 100)
+OTHERS = ((GREY, "s"), (ORANGE, "^"), (GREEN, "D"), ("#CC79A7", "v"), ("#56B4E9", "P"))
+"""Colour and marker of each baseline, in order."""
 
 mpl.use("Agg")
 
@@ -52,11 +56,15 @@ def draw_loss(curve: Sequence[Mapping[str, float]], into: Path) -> None:
     _save(figure, into)
 
 
-def draw_quality(name: str, metrics: Mapping[str, float], bm25: Mapping[str, float], into: Path) -> None:
-    """Draw nDCG and recall at 1, 5, 10 and 100, the retriever beside BM25, with the bounds of nDCG@10."""
+def draw_quality(
+    name: str, metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]], into: Path
+) -> None:
+    """Draw nDCG and recall at 1, 5, 10 and 100, the retriever beside its baselines, with the bounds of nDCG@10."""
     figure, both = _figure(columns=2)
+    styles = zip(baselines.items(), cycle(OTHERS), strict=False)
+    lines = [("EffiR", metrics, BLUE, "o"), *((title(key), found, *style) for (key, found), style in styles)]
     for axes, measure in zip(both, ("ndcg", "recall"), strict=True):
-        for label, values, colour, marker in (("EffiR", metrics, BLUE, "o"), ("BM25", bm25, GREY, "s")):
+        for label, values, colour, marker in lines:
             heights = [values[f"{measure}_at_{k}"] for k in CUTOFFS]
             axes.plot(range(len(CUTOFFS)), heights, color=colour, marker=marker, label=label)
         axes.set(xlabel="cutoff", ylabel={"ndcg": "nDCG", "recall": "recall"}[measure], ylim=(0, 1))

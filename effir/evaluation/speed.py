@@ -141,6 +141,24 @@ def cost_report(
     }
 
 
+def encoder_cost(
+    name: str, queries: Mapping[str, Timing], documents: Mapping[str, Timing], *, parameters: int, weights: int
+) -> dict[str, float]:
+    """Return what ``metrics/cost.json`` holds of the baseline ``name``, which took turns with the models above.
+
+    Its speed-ups are over ``base``, as ``document_speedup`` is. ``parameters`` are without the token embeddings,
+    ``weights`` bytes on disk.
+    """
+    return {
+        f"{name}_queries_per_second": queries[name].texts_per_second,
+        f"{name}_documents_per_second": documents[name].texts_per_second,
+        **_speedup(f"{name}_query_speedup", queries, "base", name),
+        **_speedup(f"{name}_document_speedup", documents, "base", name),
+        f"{name}_parameters_without_embeddings": parameters,
+        f"{name}_bytes": weights,
+    }
+
+
 def _speedup(name: str, timings: Mapping[str, Timing], slow: str, fast: str) -> dict[str, float]:
     found = ratio(timings[slow].seconds, timings[fast].seconds)
     return {name: found["median"], f"{name}_low": found["low"], f"{name}_high": found["high"]}

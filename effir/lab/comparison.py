@@ -119,7 +119,8 @@ def _notes(variants: Sequence[Variant]) -> Iterator[str]:
 def over_seeds(variants: Sequence[Variant]) -> list[Variant]:
     """Join the variants whose params differ only in ``training.seed``, under the name of the first.
 
-    A query's score is its mean over seeds, so intervals and tests are over queries. ``seeds``, ``ndcg_at_10_lowest``
+    A query's score is its mean over seeds, so intervals and tests are over queries. Of a difference to a baseline the
+    bounds are the means of the seeds' bounds, which are wider than those of the mean. ``seeds``, ``ndcg_at_10_lowest``
     and ``ndcg_at_10_highest`` describe the seeds. Size, speed and layers are those of the first. EffirError if a recipe
     has a seed twice, or was evaluated on different data.
     """

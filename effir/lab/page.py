@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from effir.evaluation.baselines import baselines_in, title
 from effir.evaluation.plots import BLUE, GREEN, GREY, ORANGE
 from effir.files import writing
 from effir.lab.comparison import Comparison, query_differences
@@ -21,6 +22,7 @@ from effir.lab.table import footnotes, heading, rows, sentences
 
 TEMPLATE = "page.html.jinja"
 INK = "#0b0c0d"  # stands for the page's own text colour
+LINES = {"dashed": (0, (4, 3)), "dotted": (0, (1, 2)), "dash-dotted": (0, (5, 2, 1, 2)), "long-dashed": (0, (9, 3))}
 LONGEST, POINTS = 24, 200  # characters of a label, points of a curve
 # CSS variables of the page, each with a light and a dark value.
 _COLOURS = {BLUE: "var(--blue)", ORANGE: "var(--orange)", GREEN: "var(--green)", GREY: "var(--grey)"}
@@ -65,11 +67,15 @@ def _charts(comparison: Comparison) -> Iterator[Chart]:
     for name in comparison.sets:
         seeded = any("seeds" in variant.quality.get(name, {}) for variant in comparison.variants)
         strokes = " Strokes mark the lowest and the highest seed." if seeded else ""
-        caption = f"{name}: nDCG@10 with 95 % intervals, higher is better. The dashed line is BM25.{strokes}"
+        lines = ", ".join(
+            f"{title(each)} {line}" for each, line in zip(_baselines(comparison, name), LINES, strict=False)
+        )
+        drawn = f" Lines: {lines}." if lines else ""
+        caption = f"{name}: nDCG@10 with 95 % intervals, higher is better.{drawn}{strokes}"
         yield Chart(_svg(_quality(comparison, name), f"quality-{name}"), caption)
         if points := _points(comparison, name):
-            caption = f"{name}: nDCG@10 against measured speed, and the Pareto front: no variant beats it in both."
-            yield Chart(_svg(_tradeoff(points, comparison.baseline.name), f"speed-{name}"), caption)
+            caption = f"{name}: nDCG@10 against measured speed, and the Pareto front: nothing beats it in both."
+            yield Chart(_svg(_tradeoff(points, comparison), f"speed-{name}"), caption)
     named, base = {variant.name: variant for variant in comparison.variants}, comparison.baseline
     tested = [found for found in comparison.differences if found.test is not None]
     each = [query_differences(named[found.variant], base, found.set) for found in tested]
@@ -96,7 +102,7 @@ def _svg(figure: Figure, prefix: str) -> Markup:
 
 
 def _quality(comparison: Comparison, name: str) -> Figure:
-    """Draw nDCG@10 of each variant with its interval, the baseline on top, and BM25 on the same data."""
+    """Draw nDCG@10 of each variant with its interval, the first on top, and BM25 and encoders on the same data."""
     variants = [variant for variant in comparison.variants if name in variant.quality]
     figure, axes = _axes(height=1.1 + 0.34 * len(variants))
     for row, variant in enumerate(variants):
@@ -108,28 +114,40 @@ def _quality(comparison: Comparison, name: str) -> Figure:
         if "seeds" in metrics:
             ends = [metrics["ndcg_at_10_lowest"], metrics["ndcg_at_10_highest"]]
             axes.plot(ends, [row, row], "|", color=INK, markersize=9, zorder=3)
-        if "bm25_ndcg_at_10" in metrics:
-            axes.vlines(metrics["bm25_ndcg_at_10"], row - 0.5, row + 0.5, color=ORANGE, linestyle=(0, (4, 3)))
+        for one, line in zip(_baselines(comparison, name), LINES.values(), strict=False):
+            if (at := metrics.get(f"{one}_ndcg_at_10")) is not None:
+                axes.vlines(at, row - 0.5, row + 0.5, color=ORANGE, linestyle=line)
     axes.set_yticks(range(len(variants)), [_short(variant.name) for variant in variants], parse_math=False)
     axes.set_ylim(len(variants) - 0.5, -0.5)
     axes.set_xlabel("nDCG@10")
     return figure
 
 
+def _baselines(comparison: Comparison, name: str) -> list[str]:
+    return baselines_in(*(variant.quality.get(name, {}) for variant in comparison.variants))
+
+
 def _points(comparison: Comparison, name: str) -> dict[str, Point]:
-    found = [variant for variant in comparison.variants if name in variant.quality]
-    found = [variant for variant in found if "document_speedup" in variant.cost]
-    return {one.name: (one.cost["document_speedup"], one.quality[name]["ndcg_at_10"]) for one in found}
+    """Return speed-up and nDCG@10 of the variants, and of the encoders that were timed beside the first of them."""
+    found, others = dict[str, Point](), dict[str, Point]()
+    for variant in comparison.variants:
+        cost, metrics = variant.cost, variant.quality.get(name, {})
+        for one in baselines_in(metrics):
+            if f"{one}_document_speedup" in cost:
+                others.setdefault(one, (cost[f"{one}_document_speedup"], metrics[f"{one}_ndcg_at_10"]))
+        if metrics and "document_speedup" in cost:
+            found[variant.name] = cost["document_speedup"], metrics["ndcg_at_10"]
+    return others | found
 
 
-def _tradeoff(points: Mapping[str, Point], baseline: str) -> Figure:
+def _tradeoff(points: Mapping[str, Point], comparison: Comparison) -> Figure:
     """Draw nDCG@10 against the speed-up on documents, with the Pareto front."""
+    colours = {variant.name: BLUE for variant in comparison.variants} | {comparison.baseline.name: GREY}
     figure, axes = _axes(height=3.4)
     best = front(list(points.values()))
     axes.plot([x for x, _ in best], [y for _, y in best], color=GREY, lw=1.2, zorder=1)
     for variant, (x, y) in points.items():
-        colour = GREY if variant == baseline else BLUE
-        axes.plot([x], [y], marker="o", markersize=7, color=colour, linestyle="none")
+        axes.plot([x], [y], marker="o", markersize=7, color=colours.get(variant, ORANGE), linestyle="none")
     axes.margins(x=0.12, y=0.16)
     axes.set(xlabel="documents a second, relative to the base model", ylabel="nDCG@10")
     figure.draw_without_rendering()

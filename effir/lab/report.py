@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from effir.evaluation.significance import bootstrap_ratio
 from effir.evaluation.variant import Variant
 from effir.files import read_json, writing
-from effir.lab.baselines import small_encoders
 from effir.lab.comparison import Comparison, compare, over_seeds
 from effir.lab.pareto_plot import pareto
 from effir.lab.study_plots import curves, cut_layers, intervals, sets_of
@@ -37,7 +36,7 @@ def report(results: Path, encoders: Path | None = None) -> list[Path]:
         }
         written += [path.with_suffix(".md"), *_saved(results, plots)]
     if everyone:
-        small = small_encoders(encoders) if encoders else []
+        small = read_json(encoders)["rows"] if encoders and encoders.exists() else []
         written += _saved(results, {"pareto": pareto(everyone, small)})
     return written
 

@@ -13,8 +13,8 @@ from effir.params import Scalar, flatten, same_text
 Value = int | float | str
 _BARE = re.compile(r"[\w.:/@+-]+")
 
-LOCAL = ("data.mirror", "data.collections", "tracking.", "register.")
-"""Prefixes of keys that do not change the metrics of a run."""
+LOCAL = ("data.mirror", "data.collections", "evaluate.baselines", "tracking.", "register.")
+"""Prefixes of keys that do not change what a run's own model scores."""
 NEUTRAL: Mapping[str, Scalar] = {
     "finetune_full.lora_rank": 16,
     "distill.lora_rank": 16,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from effir.evaluation.baselines import baselines_in, title
 from effir.evaluation.variant import Variant
 from effir.lab.comparison import Comparison, Difference
 
@@ -59,7 +60,8 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def footnotes(comparison: Comparison) -> list[str]:
     """Explain the metrics, and say what is uncertain."""
-    about = ["nDCG@10 with its 95 % interval (bootstrap over queries).", *_about_tests(comparison)]
+    about = ["nDCG@10, and differences to baselines, with 95 % intervals (bootstrap over queries)."]
+    about += _about_tests(comparison)
     notes = about if comparison.sets else []
     notes.append("Speeds are relative to the base model, measured in turn with it: median (lowest to highest).")
     if any("served_document_speedup" in variant.cost for variant in comparison.variants):
@@ -96,7 +98,11 @@ def _quality(comparison: Comparison, name: str) -> Iterator[Row]:
     if any("seeds" in each for each in metrics):
         yield Row("  seeds", tuple(seeds(each) for each in metrics))
     yield _row("  Recall@100", metrics, "recall_at_100", partial(spread, key="recall_at_100"), max)
-    yield _row("  BM25 nDCG@10", metrics, "bm25_ndcg_at_10", partial(spread, key="bm25_ndcg_at_10"))
+    for name in baselines_in(*metrics):
+        key, against = f"{name}_ndcg_at_10", f"vs_{name}"
+        yield _row(f"  {title(name)} nDCG@10", metrics, key, partial(spread, key=key))
+        if any(against in each for each in metrics):
+            yield _row(f"  difference to {title(name)}", metrics, against, partial(spread, key=against, form="+.3f"))
 
 
 def _cost(variants: Sequence[Variant]) -> Iterator[Row]:
@@ -107,6 +113,10 @@ def _cost(variants: Sequence[Variant]) -> Iterator[Row]:
     for label, key in SPEEDS.items():
         if any(key in each for each in cost):
             yield _row(label, cost, key, partial(spread, key=key, form=".2f", unit=" times"), max)
+        for other in dict.fromkeys(other for each in cost for other in each if other.endswith(f"_{key}")):
+            if other not in SPEEDS.values():  # of a baseline
+                shown = partial(spread, key=other, form=".2f", unit=" times")
+                yield _row(f"  {other.removesuffix(f'_{key}')}", cost, other, shown)
 
 
 def _row(

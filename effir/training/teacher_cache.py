@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from effir.data.examples import Example
-from effir.encoding.backends import open_encoder
+from effir.encoding.backends import open_limited
 from effir.encoding.encoder import Vectors
 from effir.encoding.shards import Encoder, encode_shards, reporting
 from effir.errors import EffirError
@@ -19,7 +19,6 @@ from effir.training.teacher import DOCUMENTS, MANIFEST, PAIRS, QUERIES, pairs_of
 SHARD = 512
 """Texts or pairs that a killed run repeats at most."""
 BATCH = 32
-BATCH_TOKENS = 1024
 
 
 def cache_teacher_scores(
@@ -38,8 +37,7 @@ def cache_teacher_scores(
     with writing(into) as draft:
         draft.mkdir()
         if kind == "bi-encoder":
-            encoder = open_encoder(folder, "torch", "auto", BATCH_TOKENS)
-            encoder.limit(max_tokens)
+            encoder = open_limited(folder, "auto", max_tokens)
             _write_outputs(draft, QUERIES, sorted(queries), encoder.queries, work, np.float16)
             _write_outputs(draft, DOCUMENTS, sorted(documents), encoder.documents, work, np.float16)
         else:

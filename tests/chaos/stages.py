@@ -15,9 +15,9 @@ from tests.chaos.scenario import Scenario, must
 from tests.pipeline.conftest import fresh_clone
 
 # In the order of dvc.yaml. Without measure_cost, which measures times, and what draws or registers by them.
-ORDER = """download download_eval bm25 teacher_scores finetune_full self_teacher_scores analyze prune_depth distill
+ORDER = """download download_eval baselines teacher_scores finetune_full self_teacher_scores analyze prune_depth distill
 score_channels prune_width finetune export index evaluate""".split()
-OF_A_SET = {"download_eval", "bm25", "index", "evaluate"}
+OF_A_SET = {"download_eval", "baselines", "index", "evaluate"}
 
 
 def run_stage(stage: str) -> None:

@@ -12,6 +12,7 @@ from effir.cli.train import _outcome_lines
 from effir.data.pairs import Pair
 from effir.errors import EffirError
 from effir.evaluation.significance import PairedTest
+from effir.lab.baselines import Baseline
 from effir.lab.budget import (
     DOCUMENT_SECONDS,
     EXAMPLE_SECONDS,
@@ -195,29 +196,48 @@ def test_bad_input_is_one_sentence_and_writes_nothing(project: Path, arguments: 
     assert files(project) == before
 
 
-def test_the_outcome_names_every_system_with_its_interval_and_the_better_choice() -> None:
-    bm25, full = PairedTest(0.1, 0.05, 0.15, 0.001, 50), PairedTest(-0.02, -0.05, 0.01, 0.2, 50)
-    systems = tuple(System(name, 0.5, 0.4, 0.6) for name in ("effir", "uncompressed", "BM25"))
-    lines = _outcome_lines(Outcome(50, systems, bm25, full, 0.5, 1.9, tuple(_advice(bm25, True))))
-    assert [line.split()[0] for line in lines[3:6]] == ["effir", "uncompressed", "BM25"]
+def test_the_outcome_names_every_system_with_its_interval_speed_and_the_better_choice() -> None:
+    systems = (
+        System("effir", 0.5, 0.4, 0.6, None, 1.9),
+        System("uncompressed", 0.52, 0.4, 0.6, PairedTest(-0.02, -0.05, 0.01, 0.2, 50), 1.0),
+        System("BM25", 0.4, 0.3, 0.5, PairedTest(0.1, 0.05, 0.15, 0.001, 50)),
+        System("a-much-longer-name-of-one", 0.5, 0.4, 0.6, PairedTest(0.0, -0.1, 0.1, 1.0, 50), 9.04),
+    )
+    lines = _outcome_lines(Outcome(50, systems, 0.5, tuple(_advice([baseline("BM25", 0.05, 0.15)], True))))
+    assert [line.split()[0] for line in lines[3:7]] == [system.name for system in systems]
     assert lines[3].split() == ["effir", "0.500", "0.400", "to", "0.600"]
-    assert lines[6].split() == ["effir", "-", "uncompressed", "-0.020", "-0.050", "to", "0.010"]
-    assert lines[7].split() == ["effir", "-", "BM25", "+0.100", "0.050", "to", "0.150"]
+    assert lines[7].split() == ["effir", "-", "uncompressed", "-0.020", "-0.050", "to", "0.010"]
+    assert lines[8].split() == ["effir", "-", "BM25", "+0.100", "0.050", "to", "0.150"]
+    assert len({len(line) for line in lines[2:10]}) == 1  # columns stay aligned
+    assert lines[10].endswith("relative to that model: effir 1.9, a-much-longer-name-of-one 9.0.")
     assert "The retriever has higher nDCG@10 than BM25 on these questions: use the retriever." in lines
 
 
+def baseline(name: str, low: float, high: float, faster: float | None = None) -> Baseline:
+    return Baseline(name, 0.5, low, high, faster)
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [(0.01, 0.2, "use the retriever"), (-0.2, -0.01, "use BM25"), (-0.1, 0.1, "statistically indistinguishable")],
+    ("baselines", "said"),
+    [
+        ([baseline("BM25", 0.01, 0.2)], "has higher nDCG@10 than BM25 on these questions: use the retriever"),
+        ([baseline("BM25", -0.2, -0.01)], "BM25 is the better choice, because its nDCG@10 is significantly higher"),
+        ([baseline("BM25", -0.1, 0.1)], "BM25 is the better choice, because it is statistically indistinguishable and"),
+        ([baseline("BM25", 0.01, 0.2), baseline("small", -0.1, 0.1, 4.5)], "small is the better choice"),
+        (
+            [baseline("BM25", 0.01, 0.2), baseline("small", -0.1, 0.1, 0.5)],
+            "has higher nDCG@10 than BM25 and is statistically indistinguishable from small, but faster",
+        ),
+    ],
 )
-def test_the_interval_of_the_difference_decides_between_the_retriever_and_bm25(
-    low: float, high: float, said: str
+def test_the_intervals_of_the_differences_decide_between_the_retriever_and_the_baselines(
+    baselines: list[Baseline], said: str
 ) -> None:
-    assert said in _advice(PairedTest((low + high) / 2, low, high, 0.5, 50), True)[0]
+    assert said in _advice(baselines, True)[0]
 
 
 def test_without_an_uncompressed_retriever_the_advice_says_why() -> None:
-    assert "finetune_full.steps is 0" in _advice(PairedTest(0, -1, 1, 1, 50), False)[-1]
+    assert "finetune_full.steps is 0" in _advice([baseline("BM25", -1, 1)], False)[-1]
 
 
 def test_a_few_answers_to_many_questions_cannot_fill_a_batch(tmp_path: Path) -> None:

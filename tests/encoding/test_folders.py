@@ -16,8 +16,8 @@ from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import effir.model.checkpoint  # noqa: F401  registers the cut architectures
-from effir.encoding.backends import open_encoder
-from effir.encoding.library import LibraryEncoder
+from effir.encoding.backends import open_encoder, open_limited
+from effir.encoding.library import LibraryEncoder, open_library
 from effir.files import write_json
 from tests.conftest import WORDS, save_tokenizer
 
@@ -203,3 +203,31 @@ def test_a_model_without_a_transformer_gives_its_own_vectors(tmp_path: Path, mon
     encoder = open_encoder(tmp_path / "static", "torch", "float32", 64)
     np.testing.assert_allclose(encoder.documents(TEXTS), of_library(tmp_path / "static", ""), atol=1e-5)
     assert len(encoder.reader.read(["abc"], "query")[0]) == 3
+
+
+def test_parameters_are_counted_without_the_token_embeddings(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "bert", "bert", BERT)
+    table = BERT["vocab_size"] * BERT["hidden_size"]
+    every = sum(parameter.numel() for parameter in SentenceTransformer(str(folder)).parameters())
+    assert open_library(folder, "float32").parameters_without_embeddings() == every - table
+    table_alone = StaticEmbedding(Tokenizer.from_file(str(folder / "tokenizer.json")), embedding_dim=8)
+    static = SentenceTransformer(modules=[table_alone])
+    static.save_pretrained(str(tmp_path / "all"), create_model_card=False)
+    assert open_library(tmp_path / "all", "float32").parameters_without_embeddings() == 0
+
+
+def test_a_batch_of_the_library_has_as_many_texts_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = open_library(save_folder(tmp_path / "bert", "bert", BERT), "float32", batch_size=2)
+    read, before = list[int](), encoder.model.preprocess
+    monkeypatch.setattr(encoder.model, "preprocess", lambda texts, **kw: read.append(len(texts)) or before(texts, **kw))
+    encoder.documents(TEXTS)
+    assert read == [2, 2, 1]
+
+
+def test_an_encoder_of_others_reads_the_shorter_of_two_lengths(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "bert", "bert", BERT, limit=12)
+    for asked, read in ((8, 8), (30, 12)):
+        library = SentenceTransformer(str(folder))
+        library.max_seq_length = read
+        expected = library.encode_document([TEXTS[1]], normalize_embeddings=True)
+        np.testing.assert_allclose(open_limited(folder, "float32", asked).documents([TEXTS[1]]), expected, atol=1e-5)

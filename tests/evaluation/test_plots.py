@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 
 METRICS = {f"{measure}_at_{k}": 0.1 * i for measure in ("ndcg", "recall") for i, k in enumerate((1, 5, 10, 100), 1)}
 QUALITY = METRICS | {"ndcg_at_10": 0.5, "ndcg_at_10_low": 0.4, "ndcg_at_10_high": 0.55, "queries": 300}
+BASELINES = {"bm25": METRICS, "small": {key: 0.9 for key in METRICS}}
 REDUNDANCY = {"samples": 256, "tokens": 9000, "attention": [0.5, 0.2], "mlp": [0.3, 0.1], "block": [0.6, 0.3]}
 SLIMMING: dict[str, Any] = {
     "method": "slimming",
@@ -30,19 +31,23 @@ PLOTS: dict[str, Draw] = {
     "unslimmed": lambda into: draw_slimming(SLIMMING | {"scores": None}, into),
     "loss": lambda into: draw_loss(LOSS, into),
     "no loss": lambda into: draw_loss([], into),
-    "quality": lambda into: draw_quality("apidocs", QUALITY, METRICS, into),
+    "quality": lambda into: draw_quality("apidocs", QUALITY, BASELINES, into),
 }
 CHANGED: dict[str, Draw] = {
     "redundancy": lambda into: draw_redundancy(REDUNDANCY | {"mlp": [0.3, 0.2]}, into),
     "slimming": lambda into: draw_slimming(SLIMMING | {"widths": [32, 16, 16]}, into),
     "loss": lambda into: draw_loss(LOSS[:1], into),
-    "quality": lambda into: draw_quality("apidocs", QUALITY | {"ndcg_at_10_low": 0.1}, METRICS, into),
+    "quality": lambda into: draw_quality("apidocs", QUALITY | {"ndcg_at_10_low": 0.1}, BASELINES, into),
 }
 
 
 def pixels(path: Path) -> "np.ndarray[Any, Any]":
     found: np.ndarray[Any, Any] = matplotlib.image.imread(path)
     return found
+
+
+def colours_of(path: Path) -> set[tuple[int, ...]]:
+    return {tuple(pixel) for pixel in (pixels(path)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()}
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -67,6 +72,12 @@ def test_other_numbers_give_another_image(tmp_path: Path, name: str) -> None:
 
 def test_every_curve_is_drawn_in_its_own_colour(tmp_path: Path) -> None:
     PLOTS["redundancy"](tmp_path / "one.png")
-    colours = {tuple(pixel) for pixel in (pixels(tmp_path / "one.png")[..., :3] * 255).round().reshape(-1, 3).tolist()}
     # Okabe and Ito's blue, vermilion and green.
-    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)} <= colours
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)} <= colours_of(tmp_path / "one.png")
+
+
+def test_each_baseline_has_a_line_of_its_own(tmp_path: Path) -> None:
+    PLOTS["quality"](tmp_path / "both.png")
+    draw_quality("apidocs", QUALITY, {"bm25": METRICS}, tmp_path / "one.png")
+    vermilion = {name: (0xD5, 0x5E, 0x00) in colours_of(tmp_path / f"{name}.png") for name in ("one", "both")}
+    assert vermilion == {"one": False, "both": True}

@@ -13,6 +13,7 @@ from effir.evaluation.speed import (
     bytes_on_disk,
     compare_speed,
     cost_report,
+    encoder_cost,
     one_at_a_time,
     ratio,
 )
@@ -153,4 +154,21 @@ def test_the_report_compares_the_cut_with_the_base() -> None:
         "threads": 2,
         "served_bfloat16": 0.0,
         "bfloat16_speedup": 0.55,
+    }
+
+
+def test_a_baseline_is_compared_with_the_base_round_by_round() -> None:
+    queries = {"base": Timing((4.0, 4.0, 8.0), 8), "small": Timing((0.5, 1.0, 1.0), 8)}
+    documents = {"base": Timing((6.0, 3.0, 9.0), 9), "small": Timing((1.0, 1.0, 3.0), 9)}
+    assert encoder_cost("small", queries, documents, parameters=500, weights=2_000) == {
+        "small_queries_per_second": 8.0,  # 8 in 1 s, the median
+        "small_documents_per_second": 9.0,
+        "small_query_speedup": 8.0,  # of 8, 4, 8
+        "small_query_speedup_low": 4.0,
+        "small_query_speedup_high": 8.0,
+        "small_document_speedup": 3.0,  # of 6, 3, 3
+        "small_document_speedup_low": 3.0,
+        "small_document_speedup_high": 6.0,
+        "small_parameters_without_embeddings": 500,
+        "small_bytes": 2_000,
     }

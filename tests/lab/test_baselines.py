@@ -1,66 +1,88 @@
-"""The sentence of `effir compare` about BM25 and small encoders; expected choices follow from the scores given here."""
+"""Whether a baseline is the better choice; expected choices follow from the bounds and speeds given here."""
 
-import json
-from pathlib import Path
-from typing import Any
+import pytest
 
 from effir.evaluation.variant import Variant
-from effir.lab.baselines import advice, small_encoders
-from effir.lab.comparison import compare
+from effir.lab.baselines import Baseline, advice, baselines_of, better_choice
+from effir.lab.comparison import compare, over_seeds
 
 QUERIES = [f"q{i}" for i in range(10)]
+BETTER, ALIKE, WORSE = (-0.3, -0.1), (-0.1, 0.1), (0.1, 0.3)
+"""Bounds of the variant's nDCG@10 less the baseline's."""
 
 
-def variant(name: str, ndcg: float, bm25: float, speedup: float = 2.0) -> Variant:
-    quality = {"apidocs": {"ndcg_at_10": ndcg, "bm25_ndcg_at_10": bm25}}
-    scores = {"apidocs": dict.fromkeys(QUERIES, ndcg)}
-    return Variant(name, {}, quality, scores, {"document_speedup": speedup}, {"apidocs": "abc"})
+def variant(
+    name: str, ndcg: float, speedup: float = 2.0, small_speedup: float = 9.0, **bounds: tuple[float, float]
+) -> Variant:
+    """A variant with the bounds of its differences to baselines, each 0.2 better, equal or 0.2 worse in the mean."""
+    metrics = {"ndcg_at_10": ndcg}
+    for key, (low, high) in bounds.items():
+        metrics |= {f"{key}_ndcg_at_10": ndcg - (low + high) / 2, f"vs_{key}": (low + high) / 2}
+        metrics |= {f"vs_{key}_low": low, f"vs_{key}_high": high}
+    cost = {"document_speedup": speedup} | ({"small_document_speedup": small_speedup} if "small" in bounds else {})
+    return Variant(name, {}, {"apidocs": metrics}, {"apidocs": dict.fromkeys(QUERIES, ndcg)}, cost, {"apidocs": "abc"})
 
 
-def encoder(scores: dict[str, float], speedup: float = 9.0) -> dict[str, Any]:
-    ndcg = sum(scores.values()) / len(scores)
-    quality = {"apidocs": {"ndcg_at_10": ndcg}}
-    return {"name": "small", "quality": quality, "scores": {"apidocs": scores}, "document_speedup": {"median": speedup}}
-
-
-def said(*variants: Variant, encoders: tuple[dict[str, Any], ...] = ()) -> str:
-    (sentence,) = advice(compare(variants), encoders)
+def said(*variants: Variant) -> str:
+    (sentence,) = advice(compare(variants))
     return sentence
 
 
-def test_the_best_variant_is_the_choice_if_bm25_is_lower() -> None:
-    found = said(variant("a", 0.5, 0.4), variant("b", 0.6, 0.4))
-    assert found == "On apidocs, b has nDCG@10 0.600, BM25 0.400: b is the better choice."
+def test_the_best_variant_is_the_choice_if_every_baseline_is_lower() -> None:
+    found = said(variant("a", 0.5, bm25=BETTER), variant("b", 0.6, bm25=WORSE, small=WORSE))
+    assert found == "On apidocs, b has nDCG@10 0.600, BM25 0.400 and small 0.400: b is the better choice."
 
 
-def test_bm25_is_the_choice_if_no_variant_has_a_higher_ndcg() -> None:
-    assert said(variant("a", 0.5, 0.7)).endswith("BM25 0.700: BM25 would be the better choice.")
+def test_bm25_is_the_choice_if_it_is_better_or_as_good_because_it_needs_no_model() -> None:
+    better = "BM25 0.700: BM25 would be the better choice, because its nDCG@10 is significantly higher, and it needs no"
+    assert better in said(variant("a", 0.5, bm25=BETTER))
+    alike = "BM25 would be the better choice, because it is statistically indistinguishable and needs no model."
+    assert said(variant("a", 0.5, bm25=ALIKE)).endswith(alike)
 
 
 def test_a_small_encoder_is_the_choice_if_it_is_significantly_better_or_as_good_and_faster() -> None:
-    ours = variant("a", 0.5, 0.4)
-    better = encoder(dict.fromkeys(QUERIES, 0.75))  # ten equal differences: p = 2 / 2^10
-    assert said(ours, encoders=(better,)).endswith("small 0.750: small would be the better choice.")
-    mixed = {query: 0.75 if i % 2 else 0.25 for i, query in enumerate(QUERIES)}  # its mean is 0.5: p = 1
-    assert "indistinguishable (p = 1) and encodes documents 9.0 times" in said(ours, encoders=(encoder(mixed),))
-    assert said(ours, encoders=(encoder(mixed, speedup=1.5),)).endswith("a is the better choice.")
-    worse = encoder(dict.fromkeys(QUERIES, 0.25))
-    assert said(ours, encoders=(worse,)).endswith("BM25 0.400 and small 0.250: a is the better choice.")
+    better = (
+        "small would be the better choice, because its nDCG@10 is significantly higher, and it encodes documents 4.5"
+    )
+    assert better in said(variant("a", 0.5, bm25=WORSE, small=BETTER))  # 9 / 2 times as fast
+    alike = "small would be the better choice, because it is statistically indistinguishable and encodes documents 4.5"
+    assert alike in said(variant("a", 0.5, bm25=WORSE, small=ALIKE))
+    slower = said(variant("a", 0.5, small_speedup=1.5, bm25=WORSE, small=ALIKE))
+    assert slower.endswith("small 0.500: a is the better choice.")
 
 
-def test_an_encoder_of_other_queries_is_not_compared() -> None:
-    other = encoder({"other": 1.0})
-    assert said(variant("a", 0.5, 0.4), encoders=(other,)).endswith("BM25 0.400: a is the better choice.")
+@pytest.mark.parametrize(
+    ("bounds", "chosen"),
+    [
+        ({"bm25": ALIKE, "small": ALIKE}, "small"),  # both cost less, and it was timed as faster
+        ({"bm25": BETTER, "small": ALIKE}, "BM25"),
+        ({"bm25": BETTER, "small": (-0.5, -0.3)}, "small"),  # both are better, it by more
+        ({"bm25": WORSE}, None),
+        ({}, None),
+    ],
+)
+def test_of_several_baselines_the_best_of_the_better_ones_is_chosen(
+    bounds: dict[str, tuple[float, float]], chosen: str | None
+) -> None:
+    one = variant("a", 0.5, **bounds)
+    found = better_choice(baselines_of(one.quality["apidocs"], one.cost))
+    assert (found.name if found else None) == chosen
 
 
-def test_without_any_baseline_nothing_is_said() -> None:
-    bare = Variant("a", {}, {"apidocs": {"ndcg_at_10": 0.5}}, {}, {}, {})
-    assert advice(compare([bare]), []) == []
+def test_a_baseline_without_a_tested_difference_is_no_choice() -> None:
+    assert baselines_of({"ndcg_at_10": 0.5, "bm25_ndcg_at_10": 0.7}, {}) == []
+    assert advice(compare([Variant("a", {}, {"apidocs": {"ndcg_at_10": 0.5}}, {}, {}, {})])) == []
 
 
-def test_small_encoders_are_read_where_they_were_measured(tmp_path: Path) -> None:
-    path = tmp_path / "small_encoders.json"
-    assert small_encoders(path) == []
-    path.write_text(json.dumps({"rows": [encoder({"q": 1.0})]}))
-    assert [row["name"] for row in small_encoders(path)] == ["small"]
-    assert {row["name"] for row in small_encoders()} == {"all-MiniLM-L6-v2"}
+def test_an_encoder_that_was_not_timed_is_not_said_to_be_faster() -> None:
+    metrics = variant("a", 0.5, small=ALIKE).quality["apidocs"]
+    assert baselines_of(metrics, {}) == [Baseline("small", 0.5, -0.1, 0.1)]
+    assert better_choice(baselines_of(metrics, {})) is None
+
+
+def test_bounds_over_seeds_are_the_means_of_the_seeds_bounds() -> None:
+    seeds = [variant("a", 0.5, bm25=(0.0, 0.2)), variant("b", 0.5, bm25=(0.1, 0.4))]
+    changed = [Variant(**{**vars(one), "params": {"training.seed": i}}) for i, one in enumerate(seeds)]
+    (joined,) = over_seeds(changed)
+    (found,) = baselines_of(joined.quality["apidocs"], joined.cost)
+    assert (found.low, found.high) == (pytest.approx(0.05), pytest.approx(0.3))

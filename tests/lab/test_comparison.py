@@ -173,6 +173,31 @@ def test_the_best_of_a_row_is_the_highest_quality_the_smallest_size_the_greatest
     assert best(compare([variant("a"), variant("b")]), "apidocs nDCG@10") == set()
 
 
+def test_baselines_have_rows_of_quality_difference_and_speed() -> None:
+    metrics = {
+        "ndcg_at_10": 0.5,
+        "small_ndcg_at_10": 0.7,
+        "vs_small": -0.2,
+        "vs_small_low": -0.3,
+        "vs_small_high": -0.1,
+    }
+    speeds = {"document_speedup": 1.5, "query_speedup": 1.4, "served_document_speedup": 3.0}
+    speeds |= {"small_document_speedup": 9.0, "small_query_speedup": 6.0}
+    found = compare([variant("a", quality={"apidocs": metrics}, cost=speeds), variant("b")])
+    assert cells(found, "small nDCG@10") == ("0.700", "-")
+    assert cells(found, "difference to small") == ("-0.200 (-0.300 to -0.100)", "-")
+    labels = [row.label for row in rows(found)]
+    speed = labels.index("documents a second")
+    assert labels[speed : speed + 5] == [
+        "documents a second",
+        "  small",
+        "queries, one by one",
+        "  small",
+        "documents, as served",
+    ]
+    assert [rows(found)[speed + place].cells for place in (1, 3)] == [("9.00 times", "-"), ("6.00 times", "-")]
+
+
 def test_seeds_are_joined_in_one_column_with_their_spread() -> None:
     ours = [variant(f"ours{i}", 0.6 + 0.1 * i, params={"training.seed": i, "prune.width": 0.6}) for i in range(2)]
     found = compare([variant("full", 0.75), *over_seeds(ours)])

@@ -279,6 +279,17 @@ def test_widths_are_relative_to_the_same_base_model() -> None:
     assert [text.get_text() for text in left.texts] == ["1m"]
 
 
+def test_the_encoders_of_the_pareto_plot_are_read_where_they_were_measured(tmp_path: Path) -> None:
+    write_json(tmp_path / "direct.json", {"question": "Which?", "baseline": "full", "compare_with": None, "rows": ROWS})
+    small = {"name": "small", "document_speedup": {"median": 3.0}, "quality": {"tiny": {"ndcg_at_10": 0.5}}}
+    write_json(tmp_path / "encoders/small.json", {"rows": [small]})
+    pictures = []
+    for encoders in ("encoders/small.json", "encoders/missing.json"):
+        report(tmp_path, tmp_path / encoders)
+        pictures.append((tmp_path / "pareto.png").read_bytes())
+    assert pictures[0] != pictures[1]
+
+
 def test_no_results_write_nothing(tmp_path: Path) -> None:
     assert report(tmp_path) == []
     assert list(tmp_path.iterdir()) == []

@@ -154,6 +154,7 @@ def fresh_clone(home: Path) -> Project:
     project = Project(home / "clone", _environment(home))
     copy_tree(project.root)
     write_model(home / "llama")
+    write_encoder(home / "llama", home / "small")
     texts = _docstrings()
     write_texts(home / "tiny", texts[:120], train=40)
     write_texts(home / "other", texts[120:240], train=0)
@@ -218,6 +219,7 @@ def _write_params(root: Path, home: Path) -> None:
     for section, values in TINY.items():
         params[section] |= values
     params["model"]["base"] = str(home / "llama")
+    params["evaluate"]["baselines"] = {"small": str(home / "small")}
     params["data"]["collections"] = {name: str(home / name) for name in ("tiny", "other")}
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
@@ -240,6 +242,13 @@ def write_model(into: Path) -> None:
     )
     LlamaModel(config).save_pretrained(into)
     tokenizer.save_pretrained(into)
+
+
+def write_encoder(base: Path, into: Path) -> None:
+    """Save the tiny model as a sentence-transformers folder, to stand beside the retriever."""
+    from effir.model.retriever import build_retriever, save_retriever
+
+    save_retriever(build_retriever(base, pooling="mean", query_prompt="", document_prompt="", max_tokens=32), into)
 
 
 def _train_tokenizer(texts: Sequence[str]) -> Any:

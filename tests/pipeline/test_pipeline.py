@@ -22,7 +22,7 @@ pytestmark = pytest.mark.pipeline
 TRAINED = {"download", "teacher_scores", "finetune_full", "self_teacher_scores", "analyze", "prune_depth", "distill"}
 TRAINED |= {"score_channels"}
 SINGLE = TRAINED | {"prune_width", "finetune", "export", "measure_cost"}
-BEFORE_WIDTH = TRAINED | {"download_eval@tiny", "bm25@tiny"}
+BEFORE_WIDTH = TRAINED | {"download_eval@tiny", "baselines@tiny"}
 FROM_WIDTH = {"prune_width", "finetune", "export", "index@tiny", "evaluate@tiny", "measure_cost"}
 LAST = {"report", "register"}  # they keep no MLflow run of their own
 UP_TO_DATE = "Data and pipelines are up to date."
@@ -91,10 +91,18 @@ def test_git_keeps_figures_and_no_big_artifact(repro: Repro) -> None:
 def test_metrics_have_the_promised_figures(repro: Repro) -> None:
     quality, cost = repro.project.json("metrics/tiny.json"), repro.project.json("metrics/cost.json")
     promised = {"ndcg_at_10", "ndcg_at_10_low", "ndcg_at_10_high", "recall_at_100", "mrr_at_10", "map_at_100"}
-    assert promised | {"queries", "bm25_ndcg_at_10", "documents_cut"} <= quality.keys()
+    differences = {f"vs_{name}{end}" for name in ("bm25", "small") for end in ("", "_low", "_high")}
+    assert (
+        promised | differences | {"queries", "bm25_ndcg_at_10", "small_ndcg_at_10", "documents_cut"} <= quality.keys()
+    )
+    theirs = repro.project.json("baselines/tiny.json")["small"]
+    assert quality["vs_small"] == pytest.approx(quality["ndcg_at_10"] - theirs["metrics"]["ndcg_at_10"])
     assert quality["queries"] == 20
     assert quality["ndcg_at_10_low"] <= quality["ndcg_at_10"] <= quality["ndcg_at_10_high"]
     assert {"parameters", "parameters_base", "flops_speedup", "query_speedup", "document_speedup"} <= cost.keys()
+    assert {"small_document_speedup", "small_queries_per_second", "small_bytes"} <= cost.keys()
+    # The encoder is the base model with mean pooling: it has the same layers.
+    assert cost["small_parameters_without_embeddings"] == cost["parameters_base_without_embeddings"]
     # 2 of 8 MLPs are dropped and a quarter of the other channels, so 0.75 · 0.75 of 8 · 128 channels stay.
     assert sum(repro.project.json("reports/slimming.json")["widths"]) == 576
     assert cost["parameters"] < cost["parameters_base"]
@@ -177,7 +185,7 @@ def test_two_queued_experiments_and_a_repro_at_once_write_one_store_and_do_not_m
     assert store.names(half, cached=False) == store.names(beside, cached=False) == FROM_WIDTH
     assert "other/ndcg_at_10" in moved.data.metrics
     assert "tiny/ndcg_at_10" not in moved.data.metrics
-    ours = {f"{stage}@other" for stage in ("download_eval", "bm25", "index", "evaluate")}
+    ours = {f"{stage}@other" for stage in ("download_eval", "baselines", "index", "evaluate")}
     assert store.names(moved, cached=True) | store.names(moved, cached=False) == SINGLE | ours
     # Each run has the size of its own model.
     kept = {run.info.run_id: run.data.metrics["cost/parameters_without_embeddings"] for run in (half, moved, beside)}

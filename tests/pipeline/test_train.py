@@ -83,7 +83,7 @@ def test_a_table_becomes_a_retriever_that_is_compared_on_held_out_questions(fres
     collection = open_collection(fresh.root / "data/eval/docs")
     assert outcome["questions"] == found["questions"]["test"] == len(collection.queries("test"))
     systems = {system["name"]: system for system in outcome["systems"]}
-    assert list(systems) == ["effir", "uncompressed", "BM25"]
+    assert list(systems) == ["effir", "uncompressed", "BM25", "small"]
     assert all(system["low"] <= system["ndcg"] <= system["high"] for system in systems.values())
     metrics = fresh.json("metrics/docs.json")
     assert systems["effir"]["ndcg"] == pytest.approx(metrics["ndcg_at_10"])

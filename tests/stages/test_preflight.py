@@ -40,6 +40,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"data__dev": "mine"}, "there is no collection 'mine'"),
         ({"data__train": {"apidocs": 1, "apidoc": 1}}, "there is no collection 'apidoc'"),
         ({"training__teacher": "hub:a b"}, "hub:a b is not a hub source"),
+        ({"evaluate__baselines": {"one": "hub:a b"}}, r"^evaluate\.baselines\.one: hub:a b is not a hub source"),
+        (
+            {"evaluate__baselines": {"one": "away"}},
+            r"away is missing: .*\. Or do without it: `baselines: \{\}` in params",
+        ),
         ({"data__collections": {"mine": "s3://x"}, "data__eval": ["mine"]}, "'s3://x' is not a source"),
     ],
 )
@@ -78,9 +83,9 @@ def test_an_index_that_the_corpus_cannot_train_is_refused_when_the_corpus_is_the
     write_jsonl(project / "data/eval/mine/corpus.jsonl", ({"_id": str(i), "text": "x"} for i in range(documents)))
     if says:
         with pytest.raises(EffirError, match=says):
-            check_files("bm25@mine", params(index__factory=factory))
+            check_files("baselines@mine", params(index__factory=factory))
     else:
-        check_files("bm25@mine", params(index__factory=factory))
+        check_files("baselines@mine", params(index__factory=factory))
 
 
 def test_batches_that_the_training_set_cannot_fill_are_refused_before_any_training(project: Path) -> None:

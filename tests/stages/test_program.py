@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -7,13 +8,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
 
 from effir.data.beir import Document, write_collection
+from effir.evaluation.metrics import evaluate_run
 from effir.files import read_json, write_json
+from effir.model.retriever import build_retriever, encode_documents, encode_queries, open_retriever, save_retriever
 from effir.process import SHELLS
 from stages.program import locked_hashes
 
@@ -41,12 +45,21 @@ def environment(**variables: str) -> dict[str, str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with the project's programs and settings, in which no stage has run."""
+    """A folder with the project's programs and settings, in which no stage has run; the only baseline is BM25."""
     for name in ("effir", "stages"):
         shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(CHECKOUT / name, tmp_path)
+    change(tmp_path, "evaluate", baselines={})
     return tmp_path
+
+
+def change(project: Path, section: str, **settings: Any) -> None:
+    """Change keys of a section of the project's params.yaml."""
+    path = project / "params.yaml"
+    values = yaml.safe_load(path.read_text())
+    values[section] |= settings
+    path.write_text(yaml.safe_dump(values))
 
 
 @pytest.fixture
@@ -157,9 +170,7 @@ def test_a_cut_that_leaves_no_sublayer_is_one_line(
     shutil.copytree(tiny_checkpoint(False), project / "models/full")  # of three layers
     order = [{"sublayer": "block", "layer": layer, "change": 0.1} for layer in range(3)]
     write_json(project / "reports/drop_order.json", order)
-    values = yaml.safe_load((project / "params.yaml").read_text())
-    values["prune"]["depth"] = 3
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    change(project, "prune", depth=3)
     done = run_stage("prune_depth")
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.strip()]
@@ -171,10 +182,10 @@ def test_bm25_keeps_its_depth_where_a_document_is_the_query_itself(run_stage: Ru
     documents = [Document(f"d{i}", "", "things") for i in range(101)]  # alike: they are found in their order
     judged = {"test": {"d0": {"d100": 1}}}
     write_collection(project / "data/eval/tiny", documents, {"d0": "things"}, judged)
-    done = run_stage("bm25", "tiny")
+    done = run_stage("baselines", "tiny")
     assert done.returncode == 0, done.stderr
     # d0 is the query itself and left out: d100 is the hundredth of the others, evaluate.depth.
-    assert read_json(project / "baselines/tiny.json")["metrics"]["recall_at_100"] == 1
+    assert read_json(project / "baselines/tiny.json")["bm25"]["metrics"]["recall_at_100"] == 1
 
 
 def test_bm25_counts_a_document_that_only_has_the_number_of_the_query(run_stage: Runner, project: Path) -> None:
@@ -183,15 +194,55 @@ def test_bm25_counts_a_document_that_only_has_the_number_of_the_query(run_stage:
     write_collection(
         project / "data/eval/tiny", documents, queries, {"test": {str(i): {str(i): 1} for i in range(1, 21)}}
     )
-    done = run_stage("bm25", "tiny")
+    done = run_stage("baselines", "tiny")
     assert done.returncode == 0, done.stderr
-    assert read_json(project / "baselines/tiny.json")["metrics"]["ndcg_at_10"] == 1
+    assert read_json(project / "baselines/tiny.json")["bm25"]["metrics"]["ndcg_at_10"] == 1
+
+
+@pytest.mark.parametrize(("own", "ours"), [(16, 96), (64, 24)])
+def test_an_encoder_searches_with_its_own_prompts_and_the_shorter_of_both_lengths(
+    run_stage: Runner, project: Path, tiny_checkpoint: Callable[[bool], Path], own: int, ours: int
+) -> None:
+    texts = {
+        f"d{i}": f"{chr(97 + i)}{i} is the number {i * i} of {i} and more, which is only padding" for i in range(12)
+    }
+    documents = [Document(id_, f"t{id_}", text) for id_, text in texts.items()]
+    queries = {f"q{i}": f"{chr(97 + i)}{i} the number {i * i}" for i in range(12)}
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(12)}
+    write_collection(project / "data/eval/tiny", documents, queries, {"test": qrels})
+    prompts = {"query_prompt": "ask: ", "document_prompt": "text: "}
+    save_retriever(build_retriever(tiny_checkpoint(False), pooling="mean", max_tokens=own, **prompts), project / "own")
+    change(project, "evaluate", baselines={"small": "own"})
+    change(project, "retriever", max_tokens=ours)
+    done = run_stage("baselines", "tiny")
+    assert done.returncode == 0, done.stderr
+
+    model = open_retriever(project / "own")
+    model.max_seq_length = min(own, ours)
+    vectors = encode_documents(model, [document.content for document in documents], 4)
+    scores = encode_queries(model, list(queries.values()), 4) @ vectors.T
+    run = {query: dict(zip(texts, row, strict=True)) for query, row in zip(queries, scores.tolist(), strict=True)}
+    found = read_json(project / "baselines/tiny.json")
+    assert list(found) == ["bm25", "small"]
+    assert found["small"]["ndcg_at_10"] == pytest.approx(evaluate_run(run, qrels).by_query("ndcg_at_10"))
+    assert len(set(found["small"]["ndcg_at_10"].values())) > 3  # neither all found nor none
+
+
+def test_an_encoder_that_cannot_be_opened_names_its_setting_and_how_to_do_without(
+    run_stage: Runner, project: Path
+) -> None:
+    write_collection(project / "data/eval/tiny", [Document("d", "", "word")], {"q": "word"}, {"test": {"q": {"d": 1}}})
+    (project / "empty").mkdir()
+    change(project, "evaluate", baselines={"small": "empty"})
+    done = run_stage("baselines", "tiny")
+    assert done.returncode == 2
+    said = done.stderr.splitlines()[-1]
+    assert re.match(r"Error: evaluate\.baselines\.small: .*empty/modules\.json is missing", said), said
+    assert said.endswith("Or do without it: `baselines: {}` in params.yaml compares with BM25 alone")
 
 
 def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(run_stage: Runner, project: Path) -> None:
-    values = yaml.safe_load((project / "params.yaml").read_text())
-    values["prune"]["width"] = 1.6
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    change(project, "prune", width=1.6)
     done = run_stage("report")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [

@@ -35,7 +35,7 @@ from stages.program import running
 
 @click.command()
 def main():
-    with running("bm25@tiny") as stage:
+    with running("baselines@tiny") as stage:
         print("working")
         stage.log(5, {"loss": 0.5, "rate": 0.1})
         stage.run.log_metrics({"tiny/ndcg_at_10": 0.25})
@@ -171,22 +171,24 @@ def test_where_it_is_not_required_a_stage_finishes_and_its_points_are_logged_lat
     assert (done.returncode, done.stdout) == (0, "working\n")
     reason = f"the MLflow server {gone} refuses connections"
     assert done.stderr.splitlines() == [
-        f"{reason}: bm25@tiny runs without it, because tracking.required is false",
-        f"bm25@tiny is not logged, because {reason}: 3 metric points are kept in runs/bm25@tiny.json, "
+        f"{reason}: baselines@tiny runs without it, because tracking.required is false",
+        f"baselines@tiny is not logged, because {reason}: 3 metric points are kept in runs/baselines@tiny.json, "
         "and the stage register logs them later",
     ]
-    record = json.loads((project / "runs/bm25@tiny.json").read_text())
-    assert (record["stage"], record["run_id"], record["pipeline_run_id"]) == ("bm25@tiny", None, None)
+    record = json.loads((project / "runs/baselines@tiny.json").read_text())
+    assert (record["stage"], record["run_id"], record["pipeline_run_id"]) == ("baselines@tiny", None, None)
     points = [(name, value, step) for name, value, _, step in record["unlogged"]["points"]]
     assert points == [("loss", 0.5, 5), ("rate", 0.1, 5), ("tiny/ndcg_at_10", 0.25, 0)]
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # a store is there again
     for _ in range(2):  # the second time adds nothing
-        pipeline = finish_pipeline("d10", params={"a": 1}, stages=["bm25@tiny"], records=project / "runs", metrics={})
+        pipeline = finish_pipeline(
+            "d10", params={"a": 1}, stages=["baselines@tiny"], records=project / "runs", metrics={}
+        )
         store = open_store()
         (nested,) = store.client.search_runs([store.experiment_id], f"tags.`mlflow.parentRunId` = '{pipeline}'")
     assert nested.data.metrics == {"loss": 0.5, "rate": 0.1, "tiny/ndcg_at_10": 0.25}
-    assert (nested.info.run_name, nested.info.status) == ("bm25@tiny", "FINISHED")
+    assert (nested.info.run_name, nested.info.status) == ("baselines@tiny", "FINISHED")
     assert "effir.logged_late" in nested.data.tags
     assert len(store.client.get_metric_history(nested.info.run_id, "loss")) == 1
 

@@ -43,8 +43,24 @@ ORIGIN = Origin("wheel:a==1", "Apache-2.0", {"train": ["MIT"]}, GitState("abc", 
 
 def test_the_result_table_has_a_row_a_set_and_one_of_cost() -> None:
     table = result_table(QUALITY, COST).splitlines()
+    assert table[0] == "| set | nDCG@10 (95 % bounds) | Recall@100 | MRR@10 | BM25 nDCG@10 | queries |"
     assert table[2] == "| apidocs | **0.637** (0.596 to 0.678) | 0.923 | 0.652 | 0.631 | 300 |"
-    assert table[-1] == "| 68.7 M (64.7%) | 1.55 times fewer | 1.51 times as fast | 1.48 times as fast | 388 MB |"
+    assert (
+        table[-1]
+        == "| this retriever | 68.7 M (64.7%) | 1.55 times fewer | 1.51 times as fast | 1.48 times as fast | 388 MB |"
+    )
+
+
+def test_the_result_table_has_a_column_and_a_row_of_each_timed_baseline() -> None:
+    quality = {"apidocs": {**QUALITY["apidocs"], "small_ndcg_at_10": 0.6987}}
+    cost = {"small_parameters_without_embeddings": 10_992_768, "small_bytes": 90_868_376}
+    speeds = {"small_document_speedup": 9.04, "small_query_speedup": 6.5}
+    table = result_table(quality, {**COST, **cost, **speeds}).splitlines()
+    assert table[0].endswith("| BM25 nDCG@10 | small nDCG@10 | queries |")
+    assert table[2].endswith("| 0.631 | 0.699 | 300 |")
+    assert table[-1] == "| small | 11.0 M | | 9.04 times as fast | 6.50 times as fast | 91 MB |"
+    assert {line.count("|") for line in table[:3]} == {8}
+    assert {line.count("|") for line in table[4:]} == {7}
 
 
 def test_a_description_begins_with_the_main_metrics() -> None:
