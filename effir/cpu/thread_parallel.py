@@ -1,18 +1,20 @@
-"""Data parallelism inside a process: each core encodes its share of a training batch, with the same gradients.
+"""Data parallelism inside a process: each core encodes its share of a training batch, or one item after another.
 
 The operators of a small model are too short to be worth sharing: two cores that share each one are hardly faster than
 one, two that encode half of a batch each are (docs/decisions/0021-thread-parallel.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from threading import Barrier
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Encode = Callable[[Any], Tensor]
 """Maps some texts of a batch to rows: a vector for each text, or a number for each token."""
 
@@ -78,6 +80,16 @@ class _Encoded(torch.autograd.Function):
 def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
     there = [part for part in parts if part is not None]
     return sum(there[1:], start=there[0]) if there else None
+
+
+def map_on_cores(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
+    """Yield ``function`` of each item, in their order: side by side on a CPU, a core each, else one after the other.
+
+    Fewer items than cores also come one after the other, on all cores. A thread does not inherit ``inference_mode``.
+    """
+    threads = torch.get_num_threads()
+    alone = device.type != "cpu" or threads == 1 or len(items) < threads
+    return map(function, items) if alone else side_by_side(threads).map(function, items)
 
 
 def side_by_side(count: int) -> ThreadPoolExecutor:
