@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 from effir.errors import EffirError
@@ -9,6 +10,8 @@ from effir.model.shape import ModelShape, Sublayer
 
 Droppable = Literal["mlp", "attention", "block", "attention_or_mlp"]
 Kinds = Sequence[Sublayer]
+Candidate = tuple[Sublayer, int]
+"""A kind of sublayer and a layer."""
 KINDS: Mapping[Droppable, Kinds] = {
     "mlp": ("mlp",),
     "attention": ("attention",),
@@ -16,6 +19,9 @@ KINDS: Mapping[Droppable, Kinds] = {
     "attention_or_mlp": ("attention", "mlp"),
 }
 """The kinds of sublayers in one ranking, by the value of ``analyze.sublayer``."""
+
+AGAIN = 0.2, 6
+"""Candidates that ``greedy`` measures again after a drop: their share, and their least number."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,29 @@ def order_by_score(scores: Mapping[Sublayer, Sequence[float]], shape: ModelShape
     weight = {kind: parameters_saved(shape, kind) if len(kinds) > 1 else 1 for kind in kinds}
     drops = [Drop(kind, layer, scores[kind][layer]) for kind in kinds for layer in shape.having(kind)]
     return sorted(drops, key=lambda drop: (drop.change / weight[drop.sublayer], drop.layer))
+
+
+def likeliest(rises: Mapping[Candidate, float]) -> list[Candidate]:
+    """Choose the candidates to measure again: those whose rise was least when it was last measured, by layer.
+
+    The next to drop is nearly always among them, although rises change (docs/decisions/0010-drop-order.md).
+
+    >>> likeliest({("mlp", layer): -layer for layer in range(31)})
+    [('mlp', 24), ('mlp', 25), ('mlp', 26), ('mlp', 27), ('mlp', 28), ('mlp', 29), ('mlp', 30)]
+    """
+    share, least = AGAIN
+    chosen = sorted(rises, key=lambda each: (rises[each], each[1]))[: max(least, ceil(share * len(rises)))]
+    return sorted(chosen, key=lambda each: each[1])  # the longest to compute first, so that no core waits at the end
+
+
+def without_dropped(rises: Mapping[Candidate, float], dropped: Candidate) -> dict[Candidate, float]:
+    """Leave out a dropped candidate and those that it contains, or that contain it.
+
+    >>> without_dropped({("mlp", 0): 0.1, ("block", 0): 0.2, ("attention", 0): 0.3, ("mlp", 1): 0.4}, ("mlp", 0))
+    {('attention', 0): 0.3, ('mlp', 1): 0.4}
+    """
+    kind, layer = dropped
+    return {(k, i): rise for (k, i), rise in rises.items() if i != layer or (k != kind and "block" not in (k, kind))}
 
 
 def first_drops(order: Sequence[Drop], depth: int) -> list[Drop]:

@@ -4,8 +4,10 @@ Scores taken once rank neighbouring layers together, because each is redundant w
 greedy order measures the next candidates in the model without the sublayers dropped so far.
 """
 
+import copy
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,8 +16,19 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from effir.compress.drop_order import KINDS, Drop, Droppable, Kinds, order_by_score, parameters_saved
+from effir.compress.drop_order import (
+    KINDS,
+    Candidate,
+    Drop,
+    Droppable,
+    Kinds,
+    likeliest,
+    order_by_score,
+    parameters_saved,
+    without_dropped,
+)
 from effir.compress.redundancy import Importance
+from effir.cpu.thread_parallel import map_on_cores
 from effir.errors import EffirError
 from effir.model.modeling import cut_layer
 from effir.model.shape import ModelShape, Sublayer
@@ -67,39 +80,80 @@ def leave_one_out(model: Any, shape: ModelShape, batches: Batches, kinds: Kinds)
     The model does not change. A batch holds ``input_ids`` and ``attention_mask``, both (batch, tokens).
     """
     scores: dict[Sublayer, list[float]] = {kind: [0.0] * shape.layers for kind in kinds}
-    decoder, candidates = model.base_model, [(kind, layer) for kind in kinds for layer in shape.having(kind)]
-    with torch.inference_mode():
-        traces = [_trace(decoder, batch) for batch in batches]
-        for kind, layer in tqdm(candidates, desc="leave out", unit=" sublayers", disable=None):
-            scores[kind][layer] = _change_without(decoder, traces, kind, layer)
+    candidates = [(kind, layer) for kind in kinds for layer in shape.having(kind)]
+    changes = _Remaining(model.base_model, batches).changes(candidates)
+    bar = tqdm(changes, desc="leave out", total=len(candidates), unit=" sublayers", disable=None)
+    for (kind, layer), change in zip(candidates, bar, strict=True):
+        scores[kind][layer] = change
     return scores
 
 
 def greedy_order(model: Any, shape: ModelShape, batches: Batches, kinds: Kinds, count: int) -> list[Drop]:
     """Order the first ``count`` sublayers to drop, of the given kinds; the model does not change.
 
-    The least rise of the change per parameter saved comes first. Only the layers after a candidate are computed again.
+    The least rise of the change per parameter saved comes first. After a drop the :func:`likeliest` are measured again.
     A batch holds ``input_ids`` and ``attention_mask``, both (batch, tokens). EffirError if ``count`` is too high.
     """
     candidates = [(kind, layer) for kind in kinds for layer in shape.having(kind)]
     if count > len(candidates):
         raise EffirError(f"{count} sublayers are to be dropped, but the model has {len(candidates)}: drop fewer")
-    decoder, order, change = model.base_model, [], 0.0
-    with torch.inference_mode(), _reverted(decoder.layers):
-        traces = [_trace(decoder, batch) for batch in batches]
-        for _ in tqdm(range(count), desc="drop", unit=" sublayers", disable=None):
-            changes = {each: _change_without(decoder, traces, *each) for each in candidates}
-            rises = {each: (changes[each] - change) / parameters_saved(shape, each[0]) for each in candidates}
-            kind, layer = min(candidates, key=lambda each: (rises[each], each[1]))
-            change = changes[kind, layer]
-            order.append(Drop(kind, layer, change))
-            candidates = [(k, i) for k, i in candidates if i != layer or (k != kind and "block" not in (k, kind))]
-            _leave_out(decoder, kind, layer)
-            for trace in traces:
-                trace.states[layer:] = [trace.states[layer], *_outputs(decoder, trace, layer)]
+    remaining, order, change = _Remaining(model.base_model, batches), list[Drop](), 0.0
+    rises = dict.fromkeys(candidates, 0.0)
+    for number in tqdm(range(count), desc="drop", unit=" sublayers", disable=None):
+        measured = likeliest(rises) if number else candidates
+        changes = dict(zip(measured, remaining.changes(measured), strict=True))
+        rises |= {each: (changes[each] - change) / parameters_saved(shape, each[0]) for each in measured}
+        kind, layer = min(measured, key=lambda each: (rises[each], each[1]))
+        change = changes[kind, layer]
+        order.append(Drop(kind, layer, change))
+        remaining.drop(kind, layer)
+        rises = without_dropped(rises, (kind, layer))
     return order
 
 
+class _Remaining:
+    """The layers of a decoder without the sublayers dropped so far, and its traces. The decoder does not change."""
+
+    def __init__(self, decoder: Any, batches: Batches) -> None:
+        self.decoder, self.layers = decoder, list(decoder.layers)
+        self.traces = [_trace(decoder, batch) for batch in batches]
+
+    def changes(self, candidates: Sequence[Candidate]) -> Iterator[float]:
+        """Yield the change without each candidate; on a CPU candidates are computed side by side."""
+        return map_on_cores(self._change, candidates, self.decoder.device)
+
+    def drop(self, kind: Sublayer, layer: int) -> None:
+        """Leave out a sublayer from now on."""
+        self.layers[layer] = self._without(kind, layer)
+        layers = self.layers[layer:]
+
+        @torch.inference_mode()
+        def again(trace: _Trace) -> None:
+            trace.states[layer + 1 :] = _outputs(layers, trace)
+
+        list(map_on_cores(again, self.traces, self.decoder.device))
+
+    @torch.inference_mode()
+    def _change(self, candidate: Candidate) -> float:
+        total, tokens = 0.0, 0
+        layers = [self._without(*candidate), *self.layers[candidate[1] + 1 :]]
+        for trace in self.traces:
+            last = deque(_outputs(layers, trace), maxlen=1).pop()
+            # 1 - cos of two unit vectors is half their squared distance
+            distances = (_directions(self.decoder, last, trace.mask) - trace.reference).square().sum(dim=-1) / 2
+            total, tokens = total + float(distances.double().sum()), tokens + len(distances)
+        return total / max(tokens, 1)
+
+    def _without(self, kind: Sublayer, layer: int) -> Any:
+        """Return a layer of its own that shares all sublayers but one: others compute by the layer meanwhile."""
+        config, before = self.decoder.config, self.layers[layer]
+        shared = {id(part): part for part in (config, *before.children())}
+        after = copy.deepcopy(before, shared)
+        cut_layer(after, config, config.intermediate_size if kind == "attention" else 0, kind == "mlp")
+        return after
+
+
+@torch.inference_mode()
 def _trace(decoder: Any, batch: Mapping[str, Tensor]) -> _Trace:
     """Run the decoder once and keep the inputs of its layers."""
     ids, mask = (batch[key].to(decoder.device) for key in ("input_ids", "attention_mask"))
@@ -121,39 +175,10 @@ def _directions(decoder: Any, last: Tensor, mask: Tensor) -> Tensor:
     return normalize(decoder.norm(last)[mask].float(), dim=-1)
 
 
-def _outputs(decoder: Any, trace: _Trace, start: int) -> Iterator[Tensor]:
-    """Yield the output of each layer from ``start`` on."""
-    states = trace.states[start]
-    for layer, (args, kwargs) in zip(decoder.layers[start:], trace.arguments[start:], strict=True):
+def _outputs(layers: Sequence[Any], trace: _Trace) -> Iterator[Tensor]:
+    """Yield the outputs of the last layers of a decoder, of which ``layers`` may be changed."""
+    states = trace.states[-1 - len(layers)]
+    for layer, (args, kwargs) in zip(layers, trace.arguments[-len(layers) :], strict=True):
         output = layer(states, *args, **kwargs)
         states = output[0] if isinstance(output, tuple) else output
         yield states
-
-
-def _change_without(decoder: Any, traces: Sequence[_Trace], kind: Sublayer, layer: int) -> float:
-    total, tokens = 0.0, 0
-    with _reverted([decoder.layers[layer]]):
-        _leave_out(decoder, kind, layer)
-        for trace in traces:
-            *_, last = _outputs(decoder, trace, layer)
-            # 1 - cos of two unit vectors is half their squared distance
-            distances = (_directions(decoder, last, trace.mask) - trace.reference).square().sum(dim=-1) / 2
-            total, tokens = total + float(distances.double().sum()), tokens + len(distances)
-    return total / max(tokens, 1)
-
-
-def _leave_out(decoder: Any, kind: Sublayer, layer: int) -> None:
-    module, config = decoder.layers[layer], decoder.config
-    cut_layer(module, config, config.intermediate_size if kind == "attention" else 0, kind == "mlp")
-
-
-@contextmanager
-def _reverted(layers: Iterable[Any]) -> Iterator[None]:
-    """Put the sublayers and norms back into the layers when the block ends."""
-    before = [(layer, dict(layer.named_children())) for layer in layers]
-    try:
-        yield
-    finally:
-        for layer, children in before:
-            for name, child in children.items():
-                setattr(layer, name, child)

@@ -1,19 +1,21 @@
-"""Data parallelism inside a process: each core encodes its share of a training batch, with the same gradients.
+"""Data parallelism inside a process: each core encodes its share of a training batch, or one item after another.
 
 The operators of a small model are too short to be worth sharing: two cores that share each one are hardly faster than
 one, two that encode half of a batch each are (docs/decisions/0021-thread-parallel.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial, reduce
 from itertools import accumulate, islice
 from threading import Barrier
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Features = dict[str, Any]
 Encode = Callable[[Features], Tensor]
 """Maps the features of some texts to rows: a vector for each text, or a number for each token."""
@@ -97,6 +99,16 @@ def _added(total: list[Tensor | None], gradients: Sequence[Tensor | None]) -> li
             before = total[i]
             total[i] = gradient.clone() if before is None else before.add_(gradient)
     return total
+
+
+def map_on_cores(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
+    """Yield ``function`` of each item, in their order: side by side on a CPU, a core each, else one after the other.
+
+    Fewer items than cores also come one after the other, on all cores. A thread does not inherit ``inference_mode``.
+    """
+    threads = torch.get_num_threads()
+    alone = device.type != "cpu" or threads == 1 or len(items) < threads
+    return map(function, items) if alone else side_by_side(threads).map(function, items)
 
 
 def side_by_side(count: int) -> ThreadPoolExecutor:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from effir.cpu.prepacked_linear import prepack
-from effir.cpu.thread_parallel import side_by_side
+from effir.cpu.thread_parallel import map_on_cores
 from effir.encoding.encoder import Batch, TextEncoder, Vectors
 from effir.encoding.pooled_decoder import PooledDecoder
 from effir.encoding.text_reader import TextReader
@@ -31,8 +31,6 @@ def torch_encoder(decoder: Any, reader: TextReader, precision: TrainingPrecision
         return vectors
 
     def each(batches: Sequence[Batch]) -> Iterable[Vectors]:
-        threads = torch.get_num_threads()
-        alone = device.type != "cpu" or threads == 1 or len(batches) < threads
-        return map(one, batches) if alone else side_by_side(threads).map(one, batches)
+        return map_on_cores(one, batches, device)
 
     return TextEncoder(reader, each, budget, computes=computes)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -51,7 +50,7 @@ def calibration_batches(
 ) -> Iterator[dict[str, Tensor]]:
     """Yield ``input_ids`` and ``attention_mask``, both (batch, tokens): texts of similar length together, truncated."""
     ordered = sorted(texts, key=len)
-    for start in tqdm(range(0, len(ordered), batch_size), desc="measure", unit=" batches", disable=None):
+    for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]
         fit = {"padding": True, "pad_to_multiple_of": 8, "truncation": True, "max_length": max_tokens}  # few shapes
         tokens = tokenizer(batch, **fit, return_tensors="pt")

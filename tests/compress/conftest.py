@@ -31,13 +31,12 @@ def tiny_model(family: str, **settings: Any) -> Any:
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         intermediate_size=WIDTH,
-        num_hidden_layers=LAYERS,
+        **{"num_hidden_layers": LAYERS, **FAMILY_SETTINGS[family], **settings},
         num_attention_heads=4,
         num_key_value_heads=2,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        **{**FAMILY_SETTINGS[family], **settings},
     )
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(config)
@@ -63,6 +62,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,16 @@
-"""Each change is that of a really cut model, the greedy order takes the least, and the model does not change."""
+"""Each change is that of a really cut model, the greedy order takes the least, and the model does not change.
 
+The greedy order measures a tiny model's few sublayers all again; a deeper one shows that it measures six.
+"""
+
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from effir.compress.cut import cut_checkpoint
 from effir.compress.drop_order import parameters_saved
@@ -12,7 +18,9 @@ from effir.compress.leave_out import greedy_order, leave_one_out
 from effir.cpu.prepacked_linear import prepack
 from effir.errors import EffirError
 from effir.model.checkpoint import load_model
+from effir.model.modeling import cut_layer
 from effir.model.shape import ModelShape, Sublayer, shape_of
+from tests.compress.conftest import tiny_model
 
 Batch = dict[str, torch.Tensor]
 
@@ -86,6 +94,55 @@ def test_the_model_computes_afterwards_what_it_did_before(
         before = model(**batch).last_hidden_state
         greedy_order(model, shape_of(whole), [batch], ["block"], count=2)
         assert torch.equal(model(**batch).last_hidden_state, before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("kinds", [["attention", "mlp"], ["block"]])
+def test_two_threads_find_the_changes_of_one_and_leave_the_layers_alone(
+    whole: Path, batch: Batch, kinds: list[Sublayer]
+) -> None:
+    model, shape = load_model(whole)[0], shape_of(whole)
+    modules = list(model.named_modules())
+    batches = [batch, {key: value[:2] for key, value in batch.items()}]
+    scores, again = (leave_one_out(model, shape, batches, kinds) for _ in "ab")
+    order = greedy_order(model, shape, batches, kinds, count=3)
+    assert scores == again
+    assert list(model.named_modules()) == modules
+    torch.set_num_threads(1)
+    alone = leave_one_out(model, shape, batches, kinds)
+    assert all(scores[kind] == pytest.approx(alone[kind], abs=1e-6) for kind in kinds)
+    for one, other in zip(order, greedy_order(model, shape, batches, kinds, count=3), strict=True):
+        assert (one.sublayer, one.layer, one.change) == (other.sublayer, other.layer, pytest.approx(other.change))
+
+
+def change_in_memory(model: Any, batch: Batch, dropped: list[int]) -> float:
+    """Mean 1 - cos between the final states of a copy without some layers and of the model, by whole forwards."""
+    cut = copy.deepcopy(model)
+    for layer in dropped:
+        cut_layer(cut.layers[layer], cut.config, 0, attention_kept=False)
+    real = batch["attention_mask"].bool()
+    with torch.inference_mode():
+        one, other = (each(**batch, use_cache=False).last_hidden_state[real].double() for each in (model, cut))
+    return float((1 - torch.cosine_similarity(one, other, dim=-1)).mean())
+
+
+def test_after_a_drop_greedy_measures_the_six_that_were_lowest(batch: Batch, tmp_path: Path) -> None:
+    tiny_model("llama", num_hidden_layers=12).save_pretrained(tmp_path)
+    model, measured = AutoModel.from_pretrained(tmp_path).eval(), list[None]()
+    model.norm.register_forward_hook(lambda *_: measured.append(None))
+    order = greedy_order(model, shape_of(tmp_path), [batch], ["block"], count=3)
+    # Two norms of the uncut model, its own and that of the trace; then one for each candidate.
+    assert len(measured) == 2 + 12 + 6 + 6
+    rises, dropped, change = dict.fromkeys(range(12), 0.0), list[int](), 0.0
+    for drop in order:
+        lowest = sorted(rises, key=lambda layer: rises[layer])[: 6 if dropped else 12]
+        changes = {layer: change_in_memory(model, batch, [*dropped, layer]) for layer in lowest}
+        rises |= {layer: found - change for layer, found in changes.items()}
+        assert drop.layer == min(changes, key=lambda layer: changes[layer])
+        assert drop.change == pytest.approx(changes[drop.layer], abs=1e-5)
+        change = changes[drop.layer]
+        dropped.append(drop.layer)
+        del rises[drop.layer]
 
 
 def test_prepacked_layers_give_the_same_order(whole_checkpoint: Callable[[str], Path], batch: Batch) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from effir.compress.cut import cut_checkpoint
-from effir.compress.redundancy import Recorder, measure_importance, recording
+from effir.compress.redundancy import Recorder, mean_importance, measure_importance, recording
 from effir.errors import EffirError
 from effir.model.shape import shape_of
 
@@ -60,6 +60,19 @@ def test_padding_has_no_effect(whole: Path, batch: Batch) -> None:
         assert scores == pytest.approx(apart.scores()[sublayer], abs=1e-6)
 
 
+@pytest.mark.usefixtures("two_threads")
+def test_batches_side_by_side_score_as_one_after_the_other(whole: Path, batch: Batch) -> None:
+    model = AutoModel.from_pretrained(whole).eval()
+    batches = [{k: v[i : i + 1, :length] for k, v in batch.items()} for i, length in enumerate((9, 6, 3))] * 4
+    together, again = measure_importance(model, batches), measure_importance(model, batches)
+    assert together == again  # the same bytes, whichever thread ends first
+    torch.set_num_threads(1)
+    alone = measure_importance(model, batches)
+    assert (together.samples, together.tokens) == (alone.samples, alone.tokens) == (12, 72)
+    for sublayer, scores in together.scores().items():
+        assert scores == pytest.approx(alone.scores()[sublayer], abs=1e-6)
+
+
 def test_a_dropped_sublayer_scores_zero(whole: Path, tmp_path: Path, batch: Batch) -> None:
     shape = shape_of(whole).without("mlp", [1]).without("attention", [2]).without("block", [3])
     cut_checkpoint(whole, tmp_path / "cut", shape)
@@ -93,15 +106,15 @@ def test_hooks_are_removed_and_the_mode_comes_back(whole_checkpoint: Callable[[s
 
 
 def test_a_hand_derived_score() -> None:
-    recorder = Recorder(layers=1)
-    recorder.start_batch(torch.tensor([[1, 1, 0]]))
+    mask = torch.tensor([[1, 1, 0]])
+    recorder = Recorder(layers=1, attention_mask=mask)
     # Token 0 turns by 90 degrees in the attention (1 - 0 = 1) and not in the MLP, which doubles it (0).
     # Token 1 stays in the attention (0) and turns by 60 degrees in the MLP (1 - 1/2). Token 2 is padding.
     recorder.record("in", torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]]))
     recorder.record("mid", torch.tensor([[[0.0, 1.0], [3.0, 0.0], [0.0, 1.0]]]))
     recorder.record("out", torch.tensor([[[0.0, 2.0], [0.5, 3**0.5 / 2], [-1.0, 0.0]]]))
     recorder.score(0)
-    found = recorder.importance()
+    found = mean_importance([recorder.sums], [mask])
     assert (found.samples, found.tokens) == (1, 2)
     assert found.attention == pytest.approx([0.5])  # (1 + 0) / 2
     assert found.mlp == pytest.approx([0.25])  # (0 + 1/2) / 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from effir.cpu.thread_parallel import encode_in_threads, side_by_side, workers
+from effir.cpu.thread_parallel import encode_in_threads, map_on_cores, side_by_side, workers
 from effir.model.retriever import build_retriever
 from effir.training.distillation import HiddenStateLoss
 from effir.training.losses import ranking_loss
@@ -115,6 +116,19 @@ def test_dropout_and_a_model_that_does_not_train_are_left_to_pytorch(model: Sent
 @pytest.mark.usefixtures("two_threads")
 def test_a_share_has_four_texts_or_more(model: SentenceTransformer) -> None:
     assert [workers(model, texts) for texts in (1, 7, 8, 99)] == [1, 1, 2, 2]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_items_are_computed_a_core_each_where_that_helps() -> None:
+    def where(item: int) -> tuple[int, bool, int]:
+        return item, current_thread() is main_thread(), torch.get_num_threads()
+
+    cpu = torch.device("cpu")
+    assert list(map_on_cores(where, range(5), cpu)) == [(item, False, 1) for item in range(5)]
+    assert list(map_on_cores(where, [7], cpu)) == [(7, True, 2)]  # one item alone takes both cores
+    assert list(map_on_cores(where, range(5), torch.device("cuda"))) == [(item, True, 2) for item in range(5)]
+    torch.set_num_threads(1)
+    assert list(map_on_cores(where, range(5), cpu)) == [(item, True, 1) for item in range(5)]
 
 
 @pytest.mark.parametrize(("cores", "count", "each"), [(2, 2, 1), (4, 2, 2), (2, 3, 1)])
