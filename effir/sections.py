@@ -166,6 +166,7 @@ class RetrieverParams(Section):
     backend: Literal["torch", "openvino"] = Field(description="torch or openvino")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(description="auto, float32, bfloat16 or int8")
     max_drop: Points = Field(description="points of nDCG@10, 0 to 1, that the openvino graph may lose on data.dev")
+    vocabulary: Literal["all", "train"] = Field(description="all, or train: tokens that data.train and data.dev use")
 
 
 class FinetuneParams(Section):

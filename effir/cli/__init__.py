@@ -16,12 +16,13 @@ from effir.cli.serve import serve
 from effir.cli.study import study
 from effir.cli.sweep import sweep
 from effir.cli.train import train
+from effir.cli.vocabulary import vocabulary
 from effir.cpu.threads import limit_threads
 from effir.lab.pipeline import refusing
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Train and try": (train, search, compare, models, promote, rollback),
-    "Use the retriever": (index, serve, export),
+    "Use the retriever": (index, serve, export, vocabulary),
     "Your own data and model": (data, profile, plan, importing),
     "Experiments": (sweep, study, report),
 }

@@ -20,6 +20,7 @@ NEUTRAL: Mapping[str, Scalar] = {
     "distill.lora_rank": 16,
     "training.lora_scaling": 2.0,
     "training.similarity_weight": 0.0,
+    "retriever.vocabulary": "all",
 }
 """Keys that older runs do not have, and the value that gives what the pipeline did before them."""
 _CHANNELS = "method keep_gates multiple_of steps batch_size learning_rate l0_weight sharpness"

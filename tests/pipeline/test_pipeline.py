@@ -148,17 +148,24 @@ def test_the_cut_model_is_distilled_from_its_uncompressed_model(project: Project
     assert sha256_of(project.root / "models/finetuned") != before
 
 
-def test_another_backend_trains_nothing_again_and_its_graph_travels_in_the_retriever(project: Project) -> None:
+def test_another_backend_and_fewer_tokens_train_nothing_again_and_travel_in_the_retriever(project: Project) -> None:
     finetuned = locked(project)["models/finetuned"]
-    settings = ("retriever.backend=openvino", "retriever.precision=int8", "retriever.max_drop=0.9")
+    backend = ("retriever.backend=openvino", "retriever.precision=int8", "retriever.max_drop=0.9")
+    settings = (*backend, "retriever.vocabulary=train")
     output = project.dvc("exp", "run", "--name", "quantised", *(w for s in settings for w in ("--set-param", s)))
     assert set(ran(output)) == {"export", "index@tiny", "evaluate@tiny", "measure_cost"} | LAST
     assert locked(project)["models/finetuned"] == finetuned
     graph = project.root / "models/retriever/openvino/int8"
     assert sorted(path.name for path in graph.iterdir()) == ["export.json", "model.bin", "model.xml"]
+    assert rows(project, "retriever") < rows(project, "finetuned")
     assert project.json("metrics/cost.json")["served_query_speedup"] > 0
     # Above the answer the terminal may show how far int8 is from float32.
     assert json.loads(project.succeed(project.python, "-m", "effir.cli", "search", "a text", "--json").splitlines()[-1])
+
+
+def rows(project: Project, model: str) -> int:
+    """The rows of a model's embedding."""
+    return int(project.json(f"models/{model}/config.json")["vocab_size"])
 
 
 def test_two_queued_experiments_and_a_repro_at_once_write_one_store_and_do_not_mix(project: Project) -> None:
