@@ -113,45 +113,30 @@ class _Adapted:
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         (name,) = layer.active_adapters
         self.base = _Fixed(layer.base_layer, dtype)
-        self.down, self.up = _Cast(layer.lora_A[name].weight, dtype), _Cast(layer.lora_B[name].weight, dtype)
+        self.down, self.up = layer.lora_A[name].weight, layer.lora_B[name].weight
         self.scale = float(layer.scaling[name])
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out) in the precision of the base layer."""
-        adapters = self.down.parameter, self.up.parameter
-        outputs: Tensor = _AdaptedProduct.apply(inputs, *adapters, self)  # type: ignore[no-untyped-call]
+        outputs: Tensor = _AdaptedProduct.apply(inputs, self.down, self.up, self)  # type: ignore[no-untyped-call]
         return outputs
 
     def products(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``x W^T + b + s (x A^T) B^T`` of (rows, in), and ``x A^T``."""
-        inner = rows @ self.down().T
+        dtype = self.base.dtype  # cast anew at each call: fused optimisers change values and not their version
+        inner = rows @ self.down.to(dtype).T
         outputs = prepacked_product(rows, self.base.weight, self.base.bias)
-        return outputs.addmm_(inner, self.up().T, alpha=self.scale), inner
+        return outputs.addmm_(inner, self.up.to(dtype).T, alpha=self.scale), inner
 
     def gradients(self, rows: Tensor, inner: Tensor, gradient: Tensor, inputs: bool) -> tuple[Tensor | None, ...]:
         """Return the gradients of the rows, if ``inputs``, of A and of B."""
-        gradient = gradient.to(self.base.dtype).flatten(0, -2)
-        outer = (gradient @ self.up()).mul_(self.scale)
+        dtype = self.base.dtype
+        gradient = gradient.to(dtype).flatten(0, -2)
+        outer = (gradient @ self.up.to(dtype)).mul_(self.scale)
         product = prepacked_product(gradient, self.base.transposed, None) if inputs else None
-        of_rows = None if product is None else product.addmm_(outer, self.down())
+        of_rows = None if product is None else product.addmm_(outer, self.down.to(dtype))
         of_down, of_up = outer.T @ rows, (gradient.T @ inner).mul_(self.scale)
-        return of_rows, of_down.to(self.down.parameter.dtype), of_up.to(self.up.parameter.dtype)
-
-
-class _Cast:
-    """A parameter in ``dtype``, cast once for each value that the optimiser gives it, not once for each bucket."""
-
-    def __init__(self, parameter: Tensor, dtype: torch.dtype) -> None:
-        self.parameter, self.dtype = parameter, dtype
-        self._cast: tuple[tuple[int, int], Tensor] | None = None
-
-    def __call__(self) -> Tensor:
-        """Return the parameter as it is now, without its gradient."""
-        now = self.parameter.data_ptr(), self.parameter._version
-        last = self._cast
-        if last is None or last[0] != now:
-            last = self._cast = now, self.parameter.detach().to(self.dtype)
-        return last[1]
+        return of_rows, of_down.to(self.down.dtype), of_up.to(self.up.dtype)
 
 
 class _AdaptedProduct(torch.autograd.Function):
@@ -182,7 +167,7 @@ class _GatedMLP:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Map (..., hidden) to (..., hidden)."""
-        adapters = self.down.down.parameter, self.down.up.parameter
+        adapters = self.down.down, self.down.up
         outputs: Tensor = _GatedProduct.apply(self.gate(inputs), self.up(inputs), *adapters, self.down)  # type: ignore[no-untyped-call]
         return outputs
 

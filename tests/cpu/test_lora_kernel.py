@@ -188,9 +188,10 @@ def test_a_hook_before_down_proj_still_sees_the_channels() -> None:
     assert seen == [(2, 40)]
 
 
-def test_a_step_of_the_optimiser_changes_the_outputs() -> None:
+@pytest.mark.parametrize("fused", [False, True])  # a fused one changes values without a new version (findings/)
+def test_a_step_of_the_optimiser_changes_the_outputs(fused: bool) -> None:
     model, inputs = adapted(), torch.randn(2, 24)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, fused=fused)
     with lora_products(model, torch.bfloat16):
         before = model(inputs)
         before.float().sum().backward()

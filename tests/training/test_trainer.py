@@ -157,11 +157,12 @@ def test_merged_adapters_are_w_plus_alpha_over_rank_b_a_and_give_the_same_vector
     assert not torch.equal(after["layers.0.mlp.down_proj.weight"], before["layers.0.mlp.down_proj.weight"])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_fine_tuning_lowers_the_loss_and_leaves_a_plain_model(
-    retriever: Callable[[], SentenceTransformer], tmp_path: Path
+    precision: str, retriever: Callable[[], SentenceTransformer], tmp_path: Path
 ) -> None:
     model, seen = retriever(), []
-    curve = finetuned(model, tmp_path / "work", collect(seen), steps=40, checkpoint_every=20)
+    curve = finetuned(model, tmp_path / "work", collect(seen), steps=40, checkpoint_every=20, precision=precision)
     # A row is the mean over 5 steps; the last learning rate of a cosine decay is almost nothing.
     assert [row["step"] for row in curve] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert curve == seen
