@@ -16,9 +16,8 @@ from tqdm import tqdm
 from effir.compress.channels import ChannelScores
 from effir.compress.gates import SlimmingLoss, down_projections, gate_scores, gating
 from effir.data.examples import Example
-from effir.model.precision import uses_bfloat16
 from effir.training.losses import ranking_loss
-from effir.training.trainer import Job, Schedule, fit, training_kernels
+from effir.training.trainer import Job, Schedule, fit
 
 Features = dict[str, Tensor]
 
@@ -50,9 +49,7 @@ def score_channels(model: SentenceTransformer, examples: list[Example], scoring:
     with gating(decoder) as gates:
         ranking = ranking_loss(model, scoring.temperature)
         if scoring.method == "taylor":
-            bfloat16 = uses_bfloat16(schedule.precision, decoder.config)
-            with training_kernels(model, schedule), torch.autocast(model.device.type, torch.bfloat16, bfloat16):
-                return taylor_scores(gates, (ranking(columns, None) for columns in _batches(model, pairs, schedule)))
+            return taylor_scores(gates, (ranking(columns, None) for columns in _batches(model, pairs, schedule)))
         loss = SlimmingLoss(ranking, list(gates.values()), scoring.l0_weight, scoring.sharpness)
         fit(model, pairs, loss, job)
         return gate_scores(gates)

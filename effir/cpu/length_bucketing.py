@@ -12,31 +12,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from effir.cpu.thread_parallel import Encode, Features, encode_in_threads, workers
+from effir.cpu.thread_parallel import Encode, encode_in_threads, workers
 
 FORWARD_TOKENS = 128
 """The cost of one more forward on a CPU, in tokens. On a GPU it is never worth it."""
 STEP = 8
-MOST = 1024
-"""Padded tokens of a bucket, unless one text has more: the activations of two fit in a small memory."""
+
+Features = dict[str, Any]
 
 
-def partition(lengths: list[int], extra: int, most: int) -> list[int]:
+def partition(lengths: list[int], extra: int) -> list[int]:
     """Split ascending ``lengths`` into runs that are padded to their longest; return the size of each, a power of two.
 
-    The split has the least total of padded tokens plus ``extra`` per run. Runs of several texts have at most ``most``
-    padded tokens.
+    The split has the least total of padded tokens plus ``extra`` per run.
 
-    >>> partition([5, 5, 6, 40, 40], extra=10, most=1000)
+    >>> partition([5, 5, 6, 40, 40], extra=10)
     [2, 1, 2]
-    >>> partition([5, 5, 6, 40, 40], extra=1000, most=1000)
+    >>> partition([5, 5, 6, 40, 40], extra=1000)
     [1, 4]
-    >>> partition([5, 5, 6, 40, 40], extra=1000, most=80)
-    [2, 1, 2]
     """
     best = [(0, 0)]  # for each number of texts: the least cost, and the start of the last run
     for end, longest in enumerate(lengths, start=1):
-        starts = [end - (1 << power) for power in range(end.bit_length()) if not power or longest << power <= most]
+        starts = [end - (1 << power) for power in range(end.bit_length())]
         best.append(min((best[start][0] + longest * (end - start) + extra, start) for start in starts))
     sizes, end = [], len(lengths)
     while end:
@@ -57,7 +54,7 @@ def buckets(features: Mapping[str, Any]) -> Iterator[tuple[Tensor, Features]]:
         yield order, {**features, **_sliced(features, order, int(lengths[-1]))}
         return
     steps = -(-lengths // STEP) * STEP
-    sizes = partition(steps.tolist(), FORWARD_TOKENS, MOST)
+    sizes = partition(steps.tolist(), FORWARD_TOKENS)
     for size, end in zip(sizes, accumulate(sizes), strict=True):
         rows = order[end - size : end]
         yield rows, {**features, **_sliced(features, rows, int(steps[end - 1]))}
@@ -79,13 +76,16 @@ def over_buckets(model: nn.Module, encode: Encode, features: Features) -> tuple[
     by_length = torch.argsort(features["attention_mask"].sum(dim=1), stable=True)
     count = workers(model, len(by_length))
     shares, texts = list[list[Features]](), list[Tensor]()
-    for rows in (by_length[start :: max(1, count)] for start in range(max(1, count))):
+    for rows in (by_length[start::count] for start in range(count)):
         found = list(buckets({**features, **_sliced(features, rows, features["attention_mask"].shape[1])}))
         shares.append([bucket for _, bucket in found])
         texts += [rows[of_bucket] for of_bucket, _ in found]
-    if count:
-        return encode_in_threads(model, encode, shares), torch.cat(texts)
-    return torch.cat([encode(bucket) for bucket in shares[0]]), torch.cat(texts)
+
+    def encode_share(share: list[Features]) -> Tensor:
+        return torch.cat([encode(bucket) for bucket in share])
+
+    encoded = encode_in_threads(model, encode_share, shares) if count > 1 else encode_share(shares[0])
+    return encoded, torch.cat(texts)
 
 
 class ByLength(nn.Module):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 ROWS = 1024  # oneDNN chooses the layout for this number of rows; products with other numbers work too
 OPERATORS = ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_linear_pointwise.binary", "_reorder_linear_weight")
 """The private operators of ``torch.ops.mkldnn`` that are used here."""
-GATED = "gate_proj", "up_proj", "down_proj"
 
 
 def missing_operators() -> list[str]:
@@ -83,13 +82,13 @@ def prepack(model: nn.Module, dtype: torch.dtype) -> None:
     for name, child in model.named_children():
         if isinstance(child, nn.Linear):
             setattr(model, name, PrepackedLinear(child, dtype))
-        elif is_silu_gated(child) and all(isinstance(getattr(child, name), nn.Linear) for name in GATED):
+        elif _is_silu_mlp(child):
             setattr(model, name, PrepackedMLP(child, dtype))
         else:
             prepack(child, dtype)
 
 
-def is_silu_gated(module: nn.Module) -> bool:
-    """Tell whether a module is an MLP that computes ``down(silu(gate(x)) * up(x))``."""
+def _is_silu_mlp(module: nn.Module) -> bool:
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     silu = type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
-    return silu and all(hasattr(module, name) for name in GATED)
+    return silu and all(isinstance(part, nn.Linear) for part in parts)

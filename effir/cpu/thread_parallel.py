@@ -6,8 +6,7 @@ one, two that encode half of a batch each are (docs/decisions/0021-thread-parall
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial, reduce
-from itertools import accumulate, islice
+from functools import cache, partial
 from threading import Barrier
 from typing import Any, TypeVar
 
@@ -16,18 +15,16 @@ from torch import Tensor, nn
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Features = dict[str, Any]
-Encode = Callable[[Features], Tensor]
-"""Maps the features of some texts to rows: a vector for each text, or a number for each token."""
+Encode = Callable[[Any], Tensor]
+"""Maps some texts of a batch to rows: a vector for each text, or a number for each token."""
+
 
 LEAST = 4
 """Texts in the share of a thread: with fewer, what each forward costs anyway outweighs the gain."""
-HELD = 2048
-"""Padded tokens of a batch whose activations are kept for the backward; the others are encoded again there."""
 
 
 def workers(model: nn.Module, texts: int) -> int:
-    """Count the threads that encode ``texts`` texts by ``model``: a core each; 0 where PyTorch itself must do it.
+    """Count the threads that encode ``texts`` texts by ``model``: a core each, or 1 where threads change the result.
 
     Dropout draws from one generator, whose order threads would not keep. A distributed model counts its own forwards.
     """
@@ -35,16 +32,14 @@ def workers(model: nn.Module, texts: int) -> int:
     drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())
-    usual = not on_cpu or not trains or drops or distributed
-    return 0 if usual else max(1, min(torch.get_num_threads(), texts // LEAST))
+    alone = not on_cpu or not trains or drops or distributed
+    return 1 if alone else max(1, min(torch.get_num_threads(), texts // LEAST))
 
 
-def encode_in_threads(model: nn.Module, encode: Encode, shares: Sequence[Sequence[Features]]) -> Tensor:
-    """Encode each of ``shares``, the buckets of a thread, in a thread of its own; return all rows in their order.
+def encode_in_threads(model: nn.Module, encode: Encode, shares: Sequence[Any]) -> Tensor:
+    """Encode each of ``shares`` in a thread of its own; return their rows one below the other.
 
-    The activations of :data:`HELD` tokens are kept, so memory does not grow with the batch; other buckets are encoded
-    twice (Gao et al., 2021, "GradCache"). Gradients are added in the order of the buckets, so that a repeated training
-    gives the same bytes.
+    Gradients of the shares are added in their order, so that a repeated training gives the same bytes.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rows: Tensor = _Encoded.apply(encode, shares, *parameters)  # type: ignore[no-untyped-call]
@@ -52,53 +47,39 @@ def encode_in_threads(model: nn.Module, encode: Encode, shares: Sequence[Sequenc
 
 
 class _Encoded(torch.autograd.Function):
-    """Rows whose graphs are kept apart, one for each bucket."""
+    """Rows whose graphs are kept apart, one for each thread."""
 
     @staticmethod
-    def forward(ctx: Any, encode: Encode, shares: Sequence[Sequence[Features]], *parameters: Tensor) -> Tensor:
-        """Return the rows of all buckets."""
+    def forward(ctx: Any, encode: Encode, shares: Sequence[Any], *parameters: Tensor) -> Tensor:
+        """Return the rows of all shares."""
         autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
-        def run(bucket: Features, held: bool) -> Tensor:
-            # A thread has its own autocast and grad mode, but all share the cache of casts.
-            with torch.set_grad_enabled(held), torch.autocast("cpu", autocast[1], autocast[0], cache_enabled=False):
-                return encode(bucket)
+        def run(share: Any) -> Tensor:  # a thread has its own autocast and grad mode, but all share the cache of casts
+            with torch.enable_grad(), torch.autocast("cpu", autocast[1], autocast[0], cache_enabled=False):
+                return encode(share)
 
-        def run_share(share: Sequence[Features]) -> list[Tensor]:
-            ends = accumulate(bucket["input_ids"].numel() for bucket in share)
-            return [run(bucket, end <= HELD // len(shares)) for bucket, end in zip(share, ends, strict=True)]
-
-        ctx.run, ctx.shares, ctx.parameters = run, shares, parameters
-        ctx.rows = list(side_by_side(len(shares)).map(run_share, shares))
-        return torch.cat([rows.detach() for share in ctx.rows for rows in share])
+        ctx.graphs = list(side_by_side(len(shares)).map(run, shares))
+        ctx.parameters = parameters
+        return torch.cat([graph.detach() for graph in ctx.graphs])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the parameters."""
-        run, parameters = ctx.run, ctx.parameters
+        graphs, parameters = ctx.graphs, ctx.parameters
 
-        def add_up(share: Sequence[Features], rows: list[Tensor], parts: Sequence[Tensor]) -> list[Tensor | None]:
-            total: list[Tensor | None] = [None] * len(parameters)
-            for bucket, part in zip(share, parts, strict=True):
-                graph = rows.pop(0)  # nothing else refers to its activations
-                graph = graph if graph.requires_grad else run(bucket, True)
-                found = torch.autograd.grad(graph, parameters, part, allow_unused=True)
-                total = _added(total, found)
-            return total
+        def run(graph: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+            found: tuple[Tensor | None, ...] = torch.autograd.grad(graph, parameters, gradient, allow_unused=True)
+            return found
 
-        parts = iter(torch.split(gradients[0], [len(rows) for share in ctx.rows for rows in share]))
-        by_share = [list(islice(parts, len(share))) for share in ctx.rows]
-        found = side_by_side(len(ctx.shares)).map(add_up, ctx.shares, ctx.rows, by_share)
-        return None, None, *reduce(_added, found)
+        parts = torch.split(gradients[0], [len(graph) for graph in graphs])
+        found = list(side_by_side(len(graphs)).map(run, graphs, parts))
+        ctx.graphs = ()
+        return None, None, *(_sum(each) for each in zip(*found, strict=True))
 
 
-def _added(total: list[Tensor | None], gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Add ``gradients`` to ``total`` in place; first ones are copied, as autograd may return one for two parameters."""
-    for i, gradient in enumerate(gradients):
-        if gradient is not None:
-            before = total[i]
-            total[i] = gradient.clone() if before is None else before.add_(gradient)
-    return total
+def _sum(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return sum(there[1:], start=there[0]) if there else None
 
 
 def map_on_cores(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:

@@ -31,11 +31,6 @@ def cost(lengths: list[int], sizes: list[int], extra: int) -> int:
     return sum(size * lengths[end - 1] + extra for size, end in zip(sizes, ends, strict=True))
 
 
-def fits(lengths: list[int], sizes: list[int], most: int) -> bool:
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return all(size == 1 or size * lengths[end - 1] <= most for size, end in zip(sizes, ends, strict=True))
-
-
 def all_partitions(count: int) -> list[list[int]]:
     found = []
     for cuts in range(count):
@@ -50,11 +45,9 @@ def test_no_other_partition_into_powers_of_two_costs_less() -> None:
     possible = [sizes for sizes in all_partitions(7) if set(sizes) <= {1, 2, 4}]
     for _ in range(50):
         lengths, extra = sorted(random.choices(range(1, 60), k=7)), random.randrange(80)
-        most = random.choice([50, 120, 1000])
-        small = [sizes for sizes in possible if fits(lengths, sizes, most)]
-        chosen = partition(lengths, extra, most)
-        assert chosen in small
-        assert cost(lengths, chosen, extra) == min(cost(lengths, sizes, extra) for sizes in small)
+        chosen = partition(lengths, extra)
+        assert chosen in possible
+        assert cost(lengths, chosen, extra) == min(cost(lengths, sizes, extra) for sizes in possible)
 
 
 def test_an_epoch_of_batches_has_few_shapes() -> None:
