@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # torch 2.13.0: on a CPU `rms_norm` is several times slower than `layer_norm`, which computes more.
 #
-# Seen: forward and backward of 512 rows of 576 float32 numbers, without a gradient of the weight, on one thread: 2 to 7
-# times the time of `layer_norm`. `layer_norm` is one operator; `rms_norm` is composed of nine or more, each of which reads
-# and writes all rows, although there is an operator `_fused_rms_norm`.
+# Seen: forward and backward of 512 rows of 576 float32 numbers, without a gradient of the weight, on one thread: 5.2
+# times the time of `layer_norm` (Intel Xeon). `layer_norm` is one kernel. `rms_norm` calls `_fused_rms_norm`, which on a CPU
+# is composed of pow, mean, rsqrt, mul and others, each of which reads and writes all rows.
 # Expected: the norm without mean and shift takes no longer than the one with them.
 set -euo pipefail
 folder=$(mktemp -d)
@@ -50,5 +50,5 @@ print(f"rms_norm takes {ratio:.1f} times as long as layer_norm")
 print("operators of rms_norm:", ", ".join(sorted(used)))
 print("operators of layer_norm:", ", ".join(sorted(operators(layer_norm))))
 assert ratio > 1.5
-assert {"aten::pow", "aten::mean", "aten::rsqrt", "aten::mul"} <= used
+assert {"aten::_fused_rms_norm", "aten::pow", "aten::mean", "aten::rsqrt", "aten::mul"} <= used
 END
