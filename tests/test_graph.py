@@ -292,6 +292,13 @@ def test_a_stage_lists_the_params_that_it_reads(stage: str) -> None:
     assert not idle, f"dvc.yaml: remove {', '.join(idle)} from the params of {stage}, which does not read them"
 
 
+def test_what_python_compiles_is_no_dependency() -> None:
+    compiled = [f"{folder}/__pycache__/one.cpython-311.pyc" for folder in ("effir/data", "stages")]
+    command = [sys.executable, "-m", "dvc", "check-ignore", *compiled]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == compiled, ".dvcignore: add __pycache__/, or a stage changes its own dependencies"
+
+
 def test_dvc_yaml_names_only_keys_of_params_yaml() -> None:
     listed = {name for stage in STAGES for name in body(stage).get("params", [])}
     assert not listed - KEYS - PARAMS.keys()
