@@ -27,11 +27,12 @@ def uncompressed(base: Path, settings: dict[str, Any]) -> tuple[Encode, Encode]:
     return _by_sentence_transformers(build_retriever(base, **settings))
 
 
-def minilm(folder: Path) -> tuple[Encode, Encode]:
-    """Open all-MiniLM-L6-v2, which has no prompts, by sentence-transformers."""
+def minilm(folder: Path, max_tokens: int) -> tuple[Encode, Encode]:
+    """Open all-MiniLM-L6-v2, which has no prompts, by sentence-transformers; texts are truncated as a retriever's."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu")
+    model.max_seq_length = max_tokens
     encode: Encode = partial(model.encode, batch_size=BATCH, show_progress_bar=False)
     return encode, encode
 

@@ -59,7 +59,7 @@ class Entry:
 def rivals(settings: dict[str, Any]) -> list[Entry]:
     """List the alternatives: the uncompressed model and a small encoder."""
     ggufs, threads = gguf_files(load_params().model.base), torch.get_num_threads()
-    small = fetch(MINILM, state_dir("downloads"))
+    small = partial(contenders.minilm, fetch(MINILM, state_dir("downloads")), settings["max_tokens"])
     return [
         Entry(FULL, partial(contenders.uncompressed, BASE, settings), BASE, "float32"),
         *(
@@ -71,7 +71,12 @@ def rivals(settings: dict[str, Any]) -> list[Entry]:
             )
             for kind, path in ggufs.items()
         ),
-        Entry("all-MiniLM-L6-v2, sentence-transformers", partial(contenders.minilm, small), None, "float32"),
+        Entry(
+            "all-MiniLM-L6-v2, sentence-transformers",
+            small,
+            None,
+            "float32",
+        ),
     ]
 
 

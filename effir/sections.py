@@ -111,7 +111,7 @@ class FinetuneFullParams(Section):
     steps: Amount = Field(description="optimiser steps; 0 cuts the language model, as the paper does")
     batch_size: Batch = Field(description=BATCH)
     learning_rate: Positive = Field(description=RATE)
-    lora_rank: Count = Field(description=RANK)
+    lora_rank: Amount = Field(description=RANK)
 
 
 class AnalyzeParams(Section):
@@ -151,7 +151,7 @@ class DistillParams(Section):
     steps: Amount = Field(description="optimiser steps; 0 distils nothing")
     batch_size: Batch = Field(description="training pairs in a batch, two or more")
     learning_rate: Positive = Field(description=RATE)
-    lora_rank: Count = Field(description=RANK)
+    lora_rank: Amount = Field(description=RANK)
 
 
 class RetrieverParams(Section):
@@ -175,7 +175,7 @@ class FinetuneParams(Section):
     steps: Amount = Field(description="optimiser steps; 0 leaves the model as it was cut")
     batch_size: Batch = Field(description=BATCH)
     learning_rate: Positive = Field(description=RATE)
-    lora_rank: Count = Field(description=RANK)
+    lora_rank: Amount = Field(description=RANK)
     self_distillation: bool = Field(description="true or false: whether the uncompressed model is the teacher")
     vector_weight: NotNegative = Field(description="the weight of the distance to the uncompressed model's vectors")
 

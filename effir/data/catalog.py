@@ -15,7 +15,7 @@ from effir.data.sources import fetch
 from effir.errors import EffirError
 from effir.files import read_json, scratch, text_digest, write_json, writing
 
-TRAINING: Mapping[str, Part] = {"apidocs": "train", "apidocs-small": "small-train"}
+TRAINING: Mapping[str, Part] = {"apidocs": "train", "apidocs-large": "large-train", "apidocs-small": "small-train"}
 EVALUATION: Mapping[str, Part] = {"apidocs": "test", "apidocs-dev": "dev", "apidocs-small": "small-dev"}
 SPLIT, SOURCES = "train", "SOURCES.json"
 Sources = Mapping[str, str]  # names of the user's own collections to the sources of their files

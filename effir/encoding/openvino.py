@@ -33,17 +33,26 @@ would be rounded to 0."""
 
 def write_graph(retriever: Path, into: Path, texts: Sequence[str] = ()) -> None:
     """Write the graph of a retriever folder into ``into``: int8 if there are calibration ``texts``, else float32."""
-    import openvino
-
-    from effir.encoding.pooled_decoder import PooledDecoder, outlier_ratios
+    from effir.encoding.pooled_decoder import PooledDecoder
     from effir.model.checkpoint import load_model
 
     reader = TextReader.open(retriever)
     model = PooledDecoder(load_model(transformer_of(retriever))[0], reader.pooling, traced=True).eval()
+    save_graph(model, into, reader.read(texts, "document") if texts else ())
+
+
+def save_graph(model: Any, into: Path, texts: Sequence[Sequence[int]] = ()) -> None:
+    """Write the graph of a module that maps (input_ids, lengths) to unit vectors, as :class:`PooledDecoder` does.
+
+    ``texts`` are token ids, for int8.
+    """
+    import openvino
+
+    from effir.encoding.pooled_decoder import outlier_ratios
+
     graph = _traced(model)
     if texts:
-        tokens = reader.read(texts, "document")
-        graph = _quantised(graph, tokens, outlier_ratios(model, tokens))
+        graph = _quantised(graph, texts, outlier_ratios(model, texts))
     into.mkdir(parents=True, exist_ok=True)
     openvino.save_model(graph, str(into / GRAPH), compress_to_fp16=False)
 

@@ -26,7 +26,7 @@ def pareto(studies: Studies, encoders: Encoders) -> Figure | None:
     """Plot nDCG@10 over the measured speed of documents: a panel a set, a marker a study, a line for the Pareto front.
 
     Speed is relative to the uncompressed model in the same runtime. Runs that were timed once (``cost.rounds: 1``) are
-    left out; None if there is no other. ``encoders`` are rows of `benchmarks.small_encoders`.
+    left out; None if there is no other. ``encoders`` are rows of `benchmarks.small_encoders`, in PyTorch and not cut.
     """
     found = {study: [v for v in variants if _is_timed(v)] for study, variants in studies.items()}
     timed = {study: variants for study, variants in found.items() if variants}

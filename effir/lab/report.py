@@ -36,7 +36,8 @@ def report(results: Path, encoders: Path | None = None) -> list[Path]:
         }
         written += [path.with_suffix(".md"), *_saved(results, plots)]
     if everyone:
-        small = read_json(encoders)["rows"] if encoders and encoders.exists() else []
+        rows = read_json(encoders)["rows"] if encoders and encoders.exists() else []
+        small = [row for row in rows if row["engine"] == "torch" and not row["ours"]]
         written += _saved(results, {"pareto": pareto(everyone, small)})
     return written
 

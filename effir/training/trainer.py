@@ -47,7 +47,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Adapters:
-    """LoRA: W + alpha / rank · B A, with B (out, rank) and A (rank, in)."""
+    """LoRA: W + alpha / rank · B A, with B (out, rank) and A (rank, in). With rank 0 the weights themselves train."""
 
     rank: int
     alpha: float
@@ -69,9 +69,18 @@ class Job:
 def fit_adapters(
     model: SentenceTransformer, examples: Sequence[Example], loss: nn.Module, adapters: Adapters, job: Job
 ) -> Curve:
-    """Train adapters on ``loss`` and merge them, in place; return the loss curve, empty with 0 steps."""
+    """Train adapters on ``loss`` and merge them, in place; return the loss curve, empty with 0 steps.
+
+    With rank 0 there are no adapters: all weights train but the token embeddings.
+    """
     if job.schedule.steps == 0:  # which the trainer takes as no limit
         return []
+    if adapters.rank == 0:
+        model.requires_grad_(True)
+        model[0].model.get_input_embeddings().requires_grad_(False)
+        curve = fit(model, examples, loss, job)
+        model.requires_grad_(False)
+        return curve
     add_adapters(model, adapters, job.schedule.seed)
     curve = fit(model, examples, loss, job)
     merge_adapters(model)
