@@ -16,6 +16,7 @@ from benchmarks.contenders import minilm, usual
 from benchmarks.worker import Encode
 from effir.encoding.backends import graph_of, open_limited
 from effir.encoding.encoder import TextEncoder
+from effir.encoding.library import open_library
 from effir.encoding.openvino import open_graph, save_graph, write_graph
 from effir.encoding.text_reader import TextReader
 from effir.evaluation.speed import bytes_on_disk
@@ -74,9 +75,7 @@ class Contender:
         """Count the parameters without the token embeddings."""
         if self.ours:
             return shape_of(transformer_of(self.folder)).parameters(embeddings=False)
-        model: Any = SentenceTransformer(str(self.folder), device="cpu")
-        tokens = model[0].model.embeddings.word_embeddings.weight
-        return sum(p.numel() for p in model.parameters()) - int(tokens.numel())
+        return open_library(self.folder, "float32").parameters_without_embeddings()
 
     def weights(self, engine: str) -> int:
         """Count the bytes of the weights of one engine."""

@@ -53,7 +53,8 @@ BaselineName = Annotated[Name, AfterValidator(_baseline)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
 
 BATCH = "queries in a batch, two or more: the others' documents are the negatives"
-RATE, RANK = "the peak learning rate of the adapters", "the rank of the adapters"
+RATE = "the peak learning rate"
+RANK = "the rank of the adapters, 0 to train the weights themselves"
 
 
 class Section(BaseModel):

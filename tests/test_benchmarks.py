@@ -1,11 +1,15 @@
-"""What benchmarks say of memory; how they split a run is in their doctests."""
+"""What benchmarks say of memory, how they pool a small encoder, and what they draw."""
 
 import sys
 
 import psutil
 import pytest
+import torch
+from transformers import BertConfig, BertModel
 
 from benchmarks.processes import apart, forget_peak, peak_memory
+from benchmarks.small_encoders import pareto
+from benchmarks.two_engines import PooledEncoder
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="benchmarks ask Linux for the peak"), pytest.mark.slow]
 BALLAST = 400_000_000
@@ -24,3 +28,26 @@ def test_the_peak_is_in_bytes_and_stays_until_it_is_forgotten() -> None:
 def test_a_process_apart_has_a_peak_of_its_own() -> None:
     ballast = bytearray(b"\x01") * BALLAST
     assert apart(peak_memory) < len(ballast) <= peak_memory()
+
+
+def test_padding_does_not_change_the_mean_of_a_text_of_the_small_encoder() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    bert = BertModel(BertConfig(vocab_size=50, **sizes), add_pooling_layer=False).eval()
+    model, texts = PooledEncoder(bert), [[5, 6, 7], [8, 9, 10, 11, 12]]
+    with torch.inference_mode():
+        together = model(torch.tensor([[5, 6, 7, 0, 0], texts[1]]), torch.tensor([3, 5]))
+        for text, vector in zip(texts, together, strict=True):
+            mean = bert(torch.tensor([text])).last_hidden_state[0].mean(dim=0)
+            torch.testing.assert_close(vector, mean / mean.norm())
+
+
+def test_the_front_of_small_encoders_goes_through_the_best_at_their_speed() -> None:
+    def row(name: str, speed: float, ndcg: float) -> dict[str, object]:
+        quality = {"docs": {"ndcg_at_10": ndcg}}
+        return {"name": name, "engine": "openvino", "document_speedup": {"median": speed}, "quality": quality}
+
+    figure = pareto([row("slow", 1.0, 0.7), row("worse", 1.5, 0.5), row("fast", 4.0, 0.6)], ["docs"])
+    (axes,) = figure.axes
+    assert axes.lines[0].get_xydata().tolist() == [[1.0, 0.7], [4.0, 0.6]]
+    assert {text.get_text() for text in axes.texts} >= {"slow", "worse", "fast"}

@@ -61,7 +61,7 @@ def test_every_key_of_the_manual_has_a_comment_near_above_it() -> None:
             "finetune.learning_rate",
             "fast",
             "finetune.learning_rate: input should be a valid number, unable to parse string as a number, got 'fast'; "
-            "it is the peak learning rate of the adapters",
+            "it is the peak learning rate",
         ),
         (
             "analyze.sublayer",

@@ -24,6 +24,9 @@ from effir.training.checkpoints import ResumableTrainer, Sealing, last_checkpoin
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+ROWS_THAT_TELL = 8
+"""Rows of a loss curve, five steps each, from which one can tell whether the loss falls."""
+
 Log = Callable[[int, dict[str, float]], None]
 Decay = Literal["cosine", "constant_with_warmup"]
 Curve = list[dict[str, float]]
@@ -91,7 +94,8 @@ def fit(model: SentenceTransformer, examples: Sequence[Example], loss: nn.Module
     """Train the parameters that require a gradient, in place, from the last checkpoint of ``job`` if it was killed.
 
     Returns the loss curve, the part before a kill included. Every batch comes from one part of a mixture, because
-    documents of another kind are too easy as negatives. Parts are drawn in proportion to their examples.
+    documents of another kind are too easy as negatives. Parts are drawn in proportion to their examples. A loss that
+    did not fall is said; EffirError for one that is no number.
     """
     schedule, logging = job.schedule, _Logging(job.log)
     parts = by_part(examples, schedule.batch_size)
@@ -105,7 +109,22 @@ def fit(model: SentenceTransformer, examples: Sequence[Example], loss: nn.Module
             logging.on_train_begin(trainer.args, trainer.state, trainer.control)
         else:
             trainer.train(resume_from_checkpoint=last)
-    return [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
+    curve = [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
+    if stood_still(curve):
+        ends = f"{curve[0]['loss']:.3g} to {curve[-1]['loss']:.3g}"
+        print(f"the loss did not fall ({ends}): try another learning_rate or seed", file=sys.stderr)
+    return curve
+
+
+def stood_still(curve: Curve) -> bool:
+    """Tell whether the mean loss of a curve's last quarter is not below its first; a short curve tells nothing.
+
+    >>> rows = [{"step": step, "loss": loss, "learning_rate": 0.1} for step, loss in enumerate([3.0] * 7 + [2.9])]
+    >>> stood_still(rows[:-1]), stood_still([*rows[:-1], rows[0]]), stood_still(rows)
+    (False, True, False)
+    """
+    last = [row["loss"] for row in curve[-(len(curve) // 4) :]]
+    return len(curve) >= ROWS_THAT_TELL and sum(last) / len(last) >= curve[0]["loss"]
 
 
 def by_part(examples: Sequence[Example], batch_size: int) -> dict[str, Dataset]:
@@ -197,7 +216,10 @@ class _Logging(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             row = _loss_row(logs.get("step", state.global_step), logs)
-            self.log(int(row.pop("step")), row)
+            step = int(row.pop("step"))
+            if not math.isfinite(row["loss"]):
+                raise EffirError(f"the loss is {row['loss']} at step {step}: lower the learning_rate of this training")
+            self.log(step, row)
 
 
 def _loss_row(step: float, logs: Mapping[str, float]) -> dict[str, float]:
@@ -219,6 +241,7 @@ def _arguments(model: SentenceTransformer, job: Job) -> SentenceTransformerTrain
         batch_sampler="no_duplicates",
         prompts={"query": query, "positive": document} | {f"negative_{i + 1}": document for i in range(32)},
         seed=schedule.seed,
+        logging_nan_inf_filter=False,
         logging_steps=math.gcd(5, schedule.checkpoint_every),  # so that no mean over steps spans a checkpoint
         save_steps=schedule.checkpoint_every,
         dataloader_pin_memory=False,

@@ -267,17 +267,18 @@ def test_a_part_is_written_twice_with_equal_bytes_and_its_attribution(wheel: Pat
 
 
 def test_packages_are_pinned_and_held_out() -> None:
-    packages = [package for part in ("train", "dev", "test") for package in PACKAGES[part]]
+    packages = [package for part in ("large-train", "dev", "test") for package in PACKAGES[part]]
     assert len({package.name for package in packages}) == len(packages) >= 6
     assert all(re.fullmatch(r"wheel:\w+==[\w.]+#sha256=[0-9a-f]{64}", package.source) for package in packages)
     assert SIZES["test"][1] == 300
 
 
-def test_small_parts_are_some_packages_of_the_large_ones() -> None:
-    assert set(PACKAGES["small-train"]) < set(PACKAGES["train"])
+def test_smaller_parts_are_some_packages_of_the_larger_ones() -> None:
+    assert set(PACKAGES["small-train"]) < set(PACKAGES["train"]) < set(PACKAGES["large-train"])
     assert set(PACKAGES["small-dev"]) < set(PACKAGES["dev"])
 
 
-def test_a_small_part_has_the_split_of_the_large_one(wheel: Path, tmp_path: Path) -> None:
+def test_small_and_large_parts_have_the_split_of_the_usual_one(wheel: Path, tmp_path: Path) -> None:
     entries = documented(read_package(wheel, "toy"))
     assert write_part("small-dev", entries, package_queries(entries), tmp_path / "small").splits == ["dev"]
+    assert write_part("large-train", entries, package_queries(entries), tmp_path / "large").splits == ["train"]

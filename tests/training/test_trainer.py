@@ -157,6 +157,38 @@ def test_merged_adapters_are_w_plus_alpha_over_rank_b_a_and_give_the_same_vector
     assert not torch.equal(after["layers.0.mlp.down_proj.weight"], before["layers.0.mlp.down_proj.weight"])
 
 
+def test_with_rank_0_all_weights_train_but_the_embeddings(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path
+) -> None:
+    model = retriever()
+    before = weights(model)
+    curve = finetuned(model, tmp_path / "work", adapters=replace(ADAPTERS, rank=0), steps=40)
+    after = weights(model)
+    assert {name for name in before if torch.equal(before[name], after[name])} == {"embed_tokens.weight"}
+    assert curve[-1]["loss"] < curve[0]["loss"] - 0.3
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_loss_that_is_no_number_ends_the_training(
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path
+) -> None:
+    model = retriever()
+    with pytest.raises(EffirError, match="the loss is nan at step 5: lower the learning_rate of this training"):
+        finetuned(model, tmp_path / "work", learning_rate=math.nan, steps=40, checkpoint_every=20)
+
+
+@pytest.mark.parametrize(("rate", "said"), [(1e-9, True), (0.01, False)])
+def test_a_loss_that_did_not_fall_is_said(
+    rate: float,
+    said: bool,
+    retriever: Callable[[], SentenceTransformer],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finetuned(retriever(), tmp_path / "work", learning_rate=rate, steps=40, checkpoint_every=20)
+    assert ("the loss did not fall" in capsys.readouterr().err) == said
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_fine_tuning_lowers_the_loss_and_leaves_a_plain_model(
     precision: str, retriever: Callable[[], SentenceTransformer], tmp_path: Path
@@ -198,11 +230,15 @@ def dies_at(last: int) -> Log:
     return log
 
 
-@pytest.mark.parametrize("examples", [EXAMPLES, MIXED], ids=["one collection", "a mixture"])
+@pytest.mark.parametrize(
+    ("examples", "rank"),
+    [(EXAMPLES, 4), (MIXED, 4), (EXAMPLES, 0)],
+    ids=["one collection", "a mixture", "without adapters"],
+)
 def test_a_killed_run_continues_to_the_weights_and_curve_of_an_uninterrupted_one(
-    retriever: Callable[[], SentenceTransformer], tmp_path: Path, examples: Sequence[Example]
+    retriever: Callable[[], SentenceTransformer], tmp_path: Path, examples: Sequence[Example], rank: int
 ) -> None:
-    dropping = replace(ADAPTERS, dropout=0.1)  # so that the state of the random numbers matters too
+    dropping = Adapters(rank, alpha=8, dropout=0.1)  # so that the state of the random numbers matters too
     uninterrupted, seen = retriever(), []
     expected = finetuned(uninterrupted, tmp_path / "uninterrupted", adapters=dropping, examples=examples)
     with pytest.raises(KilledError):
@@ -211,7 +247,7 @@ def test_a_killed_run_continues_to_the_weights_and_curve_of_an_uninterrupted_one
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["checkpoint-9"]
     saved = sorted(path.name for path in (tmp_path / "work/checkpoint-9").iterdir())
     assert "trained.safetensors" in saved
-    assert "model.safetensors" not in saved  # the base weights are not copied every time
+    assert "model.safetensors" not in saved  # what does not train is not copied every time
     again = retriever()
     curve = finetuned(again, tmp_path / "work", collect(seen), adapters=dropping, examples=examples)
     assert curve == expected
