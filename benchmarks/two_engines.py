@@ -60,9 +60,9 @@ class Contender:
         return TextReader.of_library(SentenceTransformer(str(self.folder), device="cpu"))
 
     def searching(self, engine: str, tokens: int) -> TextEncoder:
-        """Open it for searching, with texts truncated at ``tokens`` tokens."""
+        """Open it for searching, texts truncated at ``tokens`` tokens; PyTorch takes bfloat16 where that is faster."""
         if engine == "torch":
-            return open_limited(self.folder, "float32", tokens)
+            return open_limited(self.folder, "auto", tokens)
         return _graph(self, tokens)
 
     def timed(self, engine: str, tokens: int) -> Callable[[], tuple[Encode, Encode]]:
