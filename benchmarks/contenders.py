@@ -17,9 +17,11 @@ def effir(folder: Path, backend: Backend, precision: Precision, budget: int) -> 
     return encoder.documents, encoder.queries
 
 
-def usual(folder: Path) -> tuple[Encode, Encode]:
-    """Open a retriever folder by sentence-transformers in float32."""
-    return _by_sentence_transformers(open_retriever(folder))
+def usual(folder: Path, max_tokens: int | None = None) -> tuple[Encode, Encode]:
+    """Open a retriever folder by sentence-transformers in float32; texts are truncated as it says, or otherwise."""
+    model = open_retriever(folder)
+    model.max_seq_length = max_tokens or model.max_seq_length
+    return _by_sentence_transformers(model)
 
 
 def uncompressed(base: Path, settings: dict[str, Any]) -> tuple[Encode, Encode]:

@@ -1,11 +1,13 @@
 """The models of `benchmarks.small_encoders`, each in PyTorch and as an int8 graph of the same OpenVINO runner."""
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -14,20 +16,21 @@ from torch.nn.functional import normalize
 
 from benchmarks.contenders import minilm, usual
 from benchmarks.worker import Encode
-from effir.encoding.backends import graph_of, open_limited
+from effir.encoding.backends import BATCH_TOKENS, graph_of, open_encoder
 from effir.encoding.encoder import TextEncoder
-from effir.encoding.library import open_library
+from effir.encoding.library import LibraryEncoder, open_library
 from effir.encoding.openvino import open_graph, save_graph, write_graph
 from effir.encoding.text_reader import TextReader
 from effir.evaluation.speed import bytes_on_disk
-from effir.files import sha256_of, state_dir, writing
+from effir.files import sha256_of, state_dir, text_digest, writing
 from effir.model.prompt_config import transformer_of
 from effir.model.retriever import build_retriever, save_retriever
 from effir.model.shape import shape_of
 from effir.params import load_params
+from effir.resume import code_digest
 from stages.settings import retriever_settings
 
-BUDGET = 1024
+Engine = Literal["torch", "openvino"]
 SMALL = "all-MiniLM-L6-v2"
 
 
@@ -46,29 +49,28 @@ class PooledEncoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A model: its folder, with the int8 graph inside, and whether effir made it."""
+class Model:
+    """A model of the table: its folder, with the int8 graph inside, and whether effir made it."""
 
     name: str
     folder: Path
     ours: bool
 
-    def reader(self) -> TextReader:
-        """Say how it reads texts."""
-        if self.ours:
-            return TextReader.open(self.folder)
-        return TextReader.of_library(SentenceTransformer(str(self.folder), device="cpu"))
+    def searching(self, engine: Engine, tokens: int) -> TextEncoder:
+        """Open it for searching, with texts truncated at ``tokens`` tokens.
 
-    def searching(self, engine: str, tokens: int) -> TextEncoder:
-        """Open it for searching, texts truncated at ``tokens`` tokens; PyTorch takes bfloat16 where that is faster."""
-        if engine == "torch":
-            return open_limited(self.folder, "auto", tokens)
-        return _graph(self, tokens)
+        In PyTorch a decoder is computed in the precision ``auto``, all-MiniLM-L6-v2 in float32.
+        """
+        if engine == "openvino":
+            encoder = open_graph(graph_of(self.folder, "int8"), self._reader(), "int8", BATCH_TOKENS)
+        else:
+            encoder = open_encoder(self.folder, "torch", "auto", BATCH_TOKENS)
+        return truncating(encoder, tokens)
 
-    def timed(self, engine: str, tokens: int) -> Callable[[], tuple[Encode, Encode]]:
-        """Return how a process of its own opens it for timing: documents, and queries one by one."""
+    def timed(self, engine: Engine, tokens: int) -> Callable[[], tuple[Encode, Encode]]:
+        """Return how a process of its own opens it for timing, as a user would: documents, and queries one by one."""
         if engine == "torch":
-            return partial(usual, self.folder) if self.ours else partial(minilm, self.folder, tokens)
+            return partial(usual if self.ours else minilm, self.folder, tokens)
         return partial(_both, self, tokens)
 
     def parameters(self) -> int:
@@ -77,46 +79,51 @@ class Contender:
             return shape_of(transformer_of(self.folder)).parameters(embeddings=False)
         return open_library(self.folder, "float32").parameters_without_embeddings()
 
-    def weights(self, engine: str) -> int:
-        """Count the bytes of the weights of one engine."""
-        return bytes_on_disk(self.folder) if engine == "torch" else bytes_of_graph(self.folder)
+    def weights(self, engine: Engine) -> int:
+        """Count the bytes of the weights that an engine reads."""
+        if engine == "torch":
+            return bytes_on_disk(self.folder)
+        return (graph_of(self.folder, "int8") / "model.bin").stat().st_size
+
+    def _reader(self) -> TextReader:
+        if self.ours:
+            return TextReader.open(self.folder)
+        return TextReader.of_library(SentenceTransformer(str(self.folder), device="cpu"))
 
 
-def bytes_of_graph(folder: Path) -> int:
-    """Return the bytes of the int8 graph's weights."""
-    return (graph_of(folder, "int8") / "model.bin").stat().st_size
-
-
-def prepared(name: str, source: Path, texts: Sequence[str]) -> Contender:
-    """Copy a model once into effir's state, as a retriever of today's settings if it is a checkpoint; write its graph.
-
-    A folder with ``modules.json`` whose transformer is no causal decoder is traced as a `PooledEncoder`.
-    """
-    ours = name != SMALL
-    copy = state_dir("benchmarks") / f"small-{sha256_of(source)[:16]}"
-    if not copy.exists():
-        with writing(copy) as draft:
-            if (source / "modules.json").exists():
-                shutil.copytree(source, draft)
-                shutil.rmtree(draft / "openvino", ignore_errors=True)
-            else:
-                save_retriever(build_retriever(source, **retriever_settings(load_params())), draft)
-            if ours:
-                write_graph(draft, graph_of(draft, "int8"), texts)
-            else:
-                model: Any = SentenceTransformer(str(draft), device="cpu")
-                model.max_seq_length = load_params().retriever.max_tokens
-                tokens = TextReader.of_library(model).read(texts, "document")
-                save_graph(PooledEncoder(model[0].model).eval(), graph_of(draft, "int8"), tokens)
-    return Contender(name, copy, ours)
-
-
-def _graph(contender: Contender, tokens: int) -> TextEncoder:
-    encoder = open_graph(graph_of(contender.folder, "int8"), contender.reader(), "int8", BUDGET)
-    encoder.limit(tokens)
+def truncating(encoder: TextEncoder, tokens: int) -> TextEncoder:
+    """Truncate at exactly ``tokens`` tokens, also above the limit that a folder names, so that all read the same."""
+    encoder.reader.tokenizer.enable_truncation(tokens)
+    if isinstance(encoder, LibraryEncoder):
+        encoder.model.max_seq_length = tokens
     return encoder
 
 
-def _both(contender: Contender, tokens: int) -> tuple[Encode, Encode]:
-    encoder = _graph(contender, tokens)
+def prepared(name: str, source: Path, texts: Sequence[str]) -> Model:
+    """Copy a model into effir's state, once for the same code, libraries, settings and calibration ``texts``.
+
+    A checkpoint becomes a retriever of today's settings. The int8 graph of a decoder is effir's; all-MiniLM-L6-v2 is
+    traced as a `PooledEncoder`.
+    """
+    params, ours = load_params(), name != SMALL
+    made_of = [sha256_of(source), retriever_settings(params), list(texts), code_digest(), version("nncf")]
+    copy = state_dir("benchmarks") / f"small-{text_digest(json.dumps(made_of))[:16]}"
+    if not copy.exists():
+        with writing(copy) as draft:
+            if (source / "modules.json").exists():
+                shutil.copytree(source, draft, ignore=shutil.ignore_patterns("openvino"))
+            else:
+                save_retriever(build_retriever(source, **retriever_settings(params)), draft)
+            if ours:
+                write_graph(draft, graph_of(draft, "int8"), texts)
+            else:
+                small: Any = SentenceTransformer(str(draft), device="cpu")
+                small.max_seq_length = params.retriever.max_tokens
+                tokens = TextReader.of_library(small).read(texts, "document")
+                save_graph(PooledEncoder(small[0].model).eval(), graph_of(draft, "int8"), tokens)
+    return Model(name, copy, ours)
+
+
+def _both(model: Model, tokens: int) -> tuple[Encode, Encode]:
+    encoder = model.searching("openvino", tokens)
     return encoder.documents, encoder.queries

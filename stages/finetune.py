@@ -11,7 +11,7 @@ from stages.schedules import finetune_schedule
 
 @click.command()
 def main() -> None:
-    """Fine-tune the cut model with LoRA on the training pairs and merge the adapters."""
+    """Fine-tune the cut model on the training pairs: adapters, which are merged, or all weights."""
     with running("finetune") as stage:
         params = stage.params
         rank, schedule = params.finetune.lora_rank, finetune_schedule(params)

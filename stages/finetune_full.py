@@ -12,7 +12,7 @@ from stages.schedules import finetune_full_schedule
 
 @click.command()
 def main() -> None:
-    """Fine-tune the base model for finetune_full.steps with LoRA; with 0 steps its weights stay what they are."""
+    """Fine-tune the base model for finetune_full.steps; with 0 steps its weights stay what they are."""
     with running("finetune_full") as stage:
         params, base, curve = stage.params, require(BASE), list[dict[str, float]]()
         if params.finetune_full.steps:

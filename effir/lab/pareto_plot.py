@@ -26,7 +26,8 @@ def pareto(studies: Studies, encoders: Encoders) -> Figure | None:
     """Plot nDCG@10 over the measured speed of documents: a panel a set, a marker a study, a line for the Pareto front.
 
     Speed is relative to the uncompressed model in the same runtime. Runs that were timed once (``cost.rounds: 1``) are
-    left out; None if there is no other. ``encoders`` are rows of `benchmarks.small_encoders`, in PyTorch and not cut.
+    left out; None if there is no other. ``encoders`` are rows of `benchmarks.small_encoders`, of which those that effir
+    did not cut are drawn, in PyTorch.
     """
     found = {study: [v for v in variants if _is_timed(v)] for study, variants in studies.items()}
     timed = {study: variants for study, variants in found.items() if variants}
@@ -84,7 +85,8 @@ def _panel(
     quality = [v.quality[name] for variants in studies.values() for v in variants if name in v.quality]
     for level in {metrics[BM25] for metrics in quality if BM25 in metrics}:
         axes.axhline(level, color=GREY, linestyle="--", label="BM25")
-    for row in (row for row in encoders if name in row["quality"]):
+    small = [row for row in encoders if row["engine"] == "torch" and not row["ours"]]
+    for row in (row for row in small if name in row["quality"]):
         at = (row["document_speedup"]["median"], row["quality"][name]["ndcg_at_10"])
         axes.plot(*at, "*", color="black", markersize=12, label="_")
         labels.append(axes.text(*at, row["name"], fontsize=7, color="black"))

@@ -36,8 +36,7 @@ def report(results: Path, encoders: Path | None = None) -> list[Path]:
         }
         written += [path.with_suffix(".md"), *_saved(results, plots)]
     if everyone:
-        rows = read_json(encoders)["rows"] if encoders and encoders.exists() else []
-        small = [row for row in rows if row["engine"] == "torch" and not row["ours"]]
+        small = read_json(encoders)["rows"] if encoders and encoders.exists() else []
         written += _saved(results, {"pareto": pareto(everyone, small)})
     return written
 

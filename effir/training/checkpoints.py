@@ -19,7 +19,7 @@ SEAL = "sha256.json"  # of all files of a checkpoint, written last
 
 
 class ResumableTrainer(SentenceTransformerTrainer):
-    """The sentence-transformers trainer with checkpoints of the adapters or gates alone."""
+    """The sentence-transformers trainer with checkpoints of what trains alone."""
 
     def load_finished(self, checkpoint: str) -> bool:
         """Load a checkpoint of the last step, and tell whether it is one: ``train`` would add a step to it."""

@@ -1,4 +1,4 @@
-"""Train adapters or gates: the loop that full fine-tuning, distillation, slimming and fine-tuning share."""
+"""Train adapters, weights or gates: the loop that full fine-tuning, distillation, slimming and fine-tuning share."""
 
 import math
 import sys
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset, DatasetDict
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from torch import nn
 from transformers import TrainerCallback
@@ -24,8 +24,8 @@ from effir.training.checkpoints import ResumableTrainer, Sealing, last_checkpoin
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-ROWS_THAT_TELL = 8
-"""Rows of a loss curve, five steps each, from which one can tell whether the loss falls."""
+STEPS_THAT_TELL = 40
+"""A shorter training does not tell whether its loss falls."""
 
 Log = Callable[[int, dict[str, float]], None]
 Decay = Literal["cosine", "constant_with_warmup"]
@@ -74,16 +74,10 @@ def fit_adapters(
 ) -> Curve:
     """Train adapters on ``loss`` and merge them, in place; return the loss curve, empty with 0 steps.
 
-    With rank 0 there are no adapters: all weights train but the token embeddings.
+    With rank 0 there are no adapters: all weights but the token embeddings train.
     """
     if job.schedule.steps == 0:  # which the trainer takes as no limit
         return []
-    if adapters.rank == 0:
-        model.requires_grad_(True)
-        model[0].model.get_input_embeddings().requires_grad_(False)
-        curve = fit(model, examples, loss, job)
-        model.requires_grad_(False)
-        return curve
     add_adapters(model, adapters, job.schedule.seed)
     curve = fit(model, examples, loss, job)
     merge_adapters(model)
@@ -94,10 +88,10 @@ def fit(model: SentenceTransformer, examples: Sequence[Example], loss: nn.Module
     """Train the parameters that require a gradient, in place, from the last checkpoint of ``job`` if it was killed.
 
     Returns the loss curve, the part before a kill included. Every batch comes from one part of a mixture, because
-    documents of another kind are too easy as negatives. Parts are drawn in proportion to their examples. A loss that
-    did not fall is said; EffirError for one that is no number.
+    documents of another kind are too easy as negatives. Parts are drawn in proportion to their examples. Prints a
+    warning if the loss did not fall; EffirError if it, or a weight, is not finite.
     """
-    schedule, logging = job.schedule, _Logging(job.log)
+    schedule, logging = job.schedule, _Logging(job.log, job.schedule)
     parts = by_part(examples, schedule.batch_size)
     dtype = arithmetic(schedule.precision, model[0].model.config)
     with _training_settings(model, schedule.max_tokens), lora_products(model, dtype):
@@ -110,21 +104,27 @@ def fit(model: SentenceTransformer, examples: Sequence[Example], loss: nn.Module
         else:
             trainer.train(resume_from_checkpoint=last)
     curve = [_loss_row(row["step"], row) for row in trainer.state.log_history if "loss" in row]
+    if not all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad):
+        raise EffirError(f"a weight is not finite after {schedule.steps} steps: {_slower(schedule)}")
     if stood_still(curve):
         ends = f"{curve[0]['loss']:.3g} to {curve[-1]['loss']:.3g}"
         print(f"the loss did not fall ({ends}): try another learning_rate or seed", file=sys.stderr)
     return curve
 
 
-def stood_still(curve: Curve) -> bool:
-    """Tell whether the mean loss of a curve's last quarter is not below its first; a short curve tells nothing.
+def _slower(schedule: Schedule) -> str:
+    return f"lower the learning_rate of this training from {schedule.learning_rate:g}"
 
-    >>> rows = [{"step": step, "loss": loss, "learning_rate": 0.1} for step, loss in enumerate([3.0] * 7 + [2.9])]
-    >>> stood_still(rows[:-1]), stood_still([*rows[:-1], rows[0]]), stood_still(rows)
+
+def stood_still(curve: Curve) -> bool:
+    """Tell whether the mean loss of a curve's last quarter is not below that of its first; a short curve tells nothing.
+
+    >>> rows = [{"step": 10.0 * i, "loss": loss, "learning_rate": 0.1} for i, loss in enumerate([3, 3, 3, 3, 3, 2])]
+    >>> stood_still(rows), stood_still(rows[:5]), stood_still(rows[:4])
     (False, True, False)
     """
-    last = [row["loss"] for row in curve[-(len(curve) // 4) :]]
-    return len(curve) >= ROWS_THAT_TELL and sum(last) / len(last) >= curve[0]["loss"]
+    losses, count = [row["loss"] for row in curve], len(curve) // 4
+    return bool(curve) and curve[-1]["step"] >= STEPS_THAT_TELL and sum(losses[-count:]) >= sum(losses[:count])
 
 
 def by_part(examples: Sequence[Example], batch_size: int) -> dict[str, Dataset]:
@@ -169,8 +169,15 @@ def as_columns(examples: Sequence[Example]) -> Dataset:
 
 
 def add_adapters(model: SentenceTransformer, adapters: Adapters, seed: int) -> None:
-    """Put LoRA on the q/k/v/o and gate/up/down projections of every remaining sublayer (EffiR, sec. 3)."""
+    """Put LoRA on the q/k/v/o and gate/up/down projections of every remaining sublayer (EffiR, sec. 3).
+
+    With rank 0 all weights but the token embeddings train instead.
+    """
     torch.manual_seed(seed)
+    if adapters.rank == 0:
+        model.requires_grad_(True)
+        model[0].model.get_input_embeddings().requires_grad_(False)
+        return
     present = {name.rsplit(".", 1)[-1] for name, _ in model[0].model.named_modules()}
     config = LoraConfig(
         r=adapters.rank,
@@ -183,8 +190,10 @@ def add_adapters(model: SentenceTransformer, adapters: Adapters, seed: int) -> N
 
 
 def merge_adapters(model: SentenceTransformer) -> None:
-    """Merge the adapters into the weights, W + scale · B A, and leave a plain model in inference mode."""
-    model[0].model = model[0].model.merge_and_unload()
+    """Merge the adapters if there are any, W + scale · B A, and leave a plain model in inference mode."""
+    if isinstance(model[0].model, PeftModel):
+        model[0].model = model[0].model.merge_and_unload()
+    model.requires_grad_(False)
     model.eval()
 
 
@@ -206,8 +215,8 @@ def _training_settings(model: SentenceTransformer, max_tokens: int) -> Iterator[
 
 
 class _Logging(TrainerCallback):
-    def __init__(self, log: Log) -> None:
-        self.log = log
+    def __init__(self, log: Log, schedule: Schedule) -> None:
+        self.log, self.schedule = log, schedule
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for row in state.log_history:  # not empty after a kill
@@ -218,7 +227,7 @@ class _Logging(TrainerCallback):
             row = _loss_row(logs.get("step", state.global_step), logs)
             step = int(row.pop("step"))
             if not math.isfinite(row["loss"]):
-                raise EffirError(f"the loss is {row['loss']} at step {step}: lower the learning_rate of this training")
+                raise EffirError(f"the loss is {row['loss']} at step {step}: {_slower(self.schedule)}")
             self.log(step, row)
 
 

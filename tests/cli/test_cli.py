@@ -72,7 +72,7 @@ def test_help_lists_every_command_in_a_section_and_training_first() -> None:
 
 def test_an_unknown_profile_is_one_sentence(project: Path) -> None:
     result = effir("profile", "use", "nope")
-    sentence = "there is no profile 'nope': choose one of beir, mistral-7b, smoke"
+    sentence = "there is no profile 'nope': choose one of beir, mistral-7b, smoke, tiny"
     assert (result.exit_code, result.output) == (2, f"Error: {sentence}\n")
 
 

@@ -199,8 +199,10 @@ def test_the_pareto_plot_shows_all_studies_and_small_encoders() -> None:
     studies["two"] = [
         variant_of({**row("worse", 0.8, 0.35), "quality": {"tiny": {"ndcg_at_10": 0.35, "bm25_ndcg_at_10": 0.5}}})
     ]
-    small = {"name": "small", "document_speedup": {"median": 3.0}, "quality": {"tiny": {"ndcg_at_10": 0.5}}}
-    axes = drawn_pareto(studies, [small]).axes[0]
+    measured = {"document_speedup": {"median": 3.0}, "quality": {"tiny": {"ndcg_at_10": 0.5}}}
+    small: dict[str, Any] = {"name": "small", "engine": "torch", "ours": False, **measured}
+    others = [small | {"name": "cut", "ours": True}, small | {"name": "quantised", "engine": "openvino"}]
+    axes = drawn_pareto(studies, [small, *others]).axes[0]
     drawn = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert [speed for speed, _ in drawn["one"]] == [1.0, 2.0]
     assert drawn["_"] == [[3.0, 0.5]]

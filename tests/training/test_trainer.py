@@ -169,12 +169,15 @@ def test_with_rank_0_all_weights_train_but_the_embeddings(
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_loss_that_is_no_number_ends_the_training(
-    retriever: Callable[[], SentenceTransformer], tmp_path: Path
+@pytest.mark.parametrize(
+    ("steps", "said"), [(40, "the loss is nan at step 5"), (3, "a weight is not finite after 3 steps")]
+)
+def test_a_training_that_diverges_ends_with_one_sentence(
+    steps: int, said: str, retriever: Callable[[], SentenceTransformer], tmp_path: Path
 ) -> None:
     model = retriever()
-    with pytest.raises(EffirError, match="the loss is nan at step 5: lower the learning_rate of this training"):
-        finetuned(model, tmp_path / "work", learning_rate=math.nan, steps=40, checkpoint_every=20)
+    with pytest.raises(EffirError, match=f"{said}: lower the learning_rate of this training from nan"):
+        finetuned(model, tmp_path / "work", learning_rate=math.nan, steps=steps, checkpoint_every=20)
 
 
 @pytest.mark.parametrize(("rate", "said"), [(1e-9, True), (0.01, False)])
