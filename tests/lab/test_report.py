@@ -43,6 +43,8 @@ def drawn_pareto(studies: Mapping[str, Sequence[Variant]], encoders: Sequence[Ma
     return figure
 
 
+MEASURED = {"document_speedup": {"median": 3.0}, "quality": {"tiny": {"ndcg_at_10": 0.5}}}
+SMALL: dict[str, Any] = {"name": "small", "engine": "torch", "ours": False, **MEASURED}
 ROWS = [row("full", 1.0, 0.6), row("mlp-2", 0.9, 0.5), row("mlp-10", 0.6, 0.2), row("block-2", 0.93, 0.55)]
 
 
@@ -199,10 +201,8 @@ def test_the_pareto_plot_shows_all_studies_and_small_encoders() -> None:
     studies["two"] = [
         variant_of({**row("worse", 0.8, 0.35), "quality": {"tiny": {"ndcg_at_10": 0.35, "bm25_ndcg_at_10": 0.5}}})
     ]
-    measured = {"document_speedup": {"median": 3.0}, "quality": {"tiny": {"ndcg_at_10": 0.5}}}
-    small: dict[str, Any] = {"name": "small", "engine": "torch", "ours": False, **measured}
-    others = [small | {"name": "cut", "ours": True}, small | {"name": "quantised", "engine": "openvino"}]
-    axes = drawn_pareto(studies, [small, *others]).axes[0]
+    others = [SMALL | {"name": "cut", "ours": True}, SMALL | {"name": "quantised", "engine": "openvino"}]
+    axes = drawn_pareto(studies, [SMALL, *others]).axes[0]
     drawn = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert [speed for speed, _ in drawn["one"]] == [1.0, 2.0]
     assert drawn["_"] == [[3.0, 0.5]]
@@ -283,8 +283,7 @@ def test_widths_are_relative_to_the_same_base_model() -> None:
 
 def test_the_encoders_of_the_pareto_plot_are_read_where_they_were_measured(tmp_path: Path) -> None:
     write_json(tmp_path / "direct.json", {"question": "Which?", "baseline": "full", "compare_with": None, "rows": ROWS})
-    small = {"name": "small", "document_speedup": {"median": 3.0}, "quality": {"tiny": {"ndcg_at_10": 0.5}}}
-    write_json(tmp_path / "encoders/small.json", {"rows": [small]})
+    write_json(tmp_path / "encoders/small.json", {"rows": [SMALL]})
     pictures = []
     for encoders in ("encoders/small.json", "encoders/missing.json"):
         report(tmp_path, tmp_path / encoders)
