@@ -18,7 +18,7 @@ def effir(folder: Path, backend: Backend, precision: Precision, budget: int) -> 
 
 
 def usual(folder: Path, max_tokens: int | None = None) -> tuple[Encode, Encode]:
-    """Open a retriever folder by sentence-transformers in float32; texts are truncated as it says, or otherwise."""
+    """Open a retriever folder by sentence-transformers in float32, with its own limit of tokens unless one is given."""
     model = open_retriever(folder)
     model.max_seq_length = max_tokens or model.max_seq_length
     return _by_sentence_transformers(model)
@@ -30,7 +30,7 @@ def uncompressed(base: Path, settings: dict[str, Any]) -> tuple[Encode, Encode]:
 
 
 def minilm(folder: Path, max_tokens: int) -> tuple[Encode, Encode]:
-    """Open all-MiniLM-L6-v2, which has no prompts, by sentence-transformers; texts are truncated as a retriever's."""
+    """Open all-MiniLM-L6-v2, which has no prompts, by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu")

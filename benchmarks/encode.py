@@ -71,12 +71,7 @@ def rivals(settings: dict[str, Any]) -> list[Entry]:
             )
             for kind, path in ggufs.items()
         ),
-        Entry(
-            "all-MiniLM-L6-v2, sentence-transformers",
-            small,
-            None,
-            "float32",
-        ),
+        Entry("all-MiniLM-L6-v2, sentence-transformers", small, None, "float32"),
     ]
 
 

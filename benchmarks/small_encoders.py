@@ -1,28 +1,29 @@
 """Cut models beside all-MiniLM-L6-v2 in the same two engines: nDCG@10, speed, bytes, and the Pareto front."""
 
+import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import click
-import faiss
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from benchmarks.encode import MINILM, alternated
 from benchmarks.table import RESULTS, ratio, save, times
-from benchmarks.two_engines import SMALL, Engine, Model, prepared
+from benchmarks.two_engines import SMALL, Model, prepared
 from benchmarks.worker import Worker
-from effir.data.beir import Collection, open_collection
+from effir.data.beir import open_collection
 from effir.data.calibration import load_calibration
 from effir.data.sources import fetch
-from effir.encoding.encoder import TextEncoder
-from effir.evaluation.metrics import evaluate_run, summary
-from effir.evaluation.significance import bootstrap_bounds, paired_test
+from effir.encoding.backends import Backend
+from effir.evaluation.metrics import as_run, evaluate_run, score_report
+from effir.evaluation.significance import paired_test
 from effir.files import read_json, sha256_of, state_dir, text_digest, write_json, writing
+from effir.index.corpus_search import search_corpus
 from effir.lab.pareto_plot import front, place
 from effir.lab.study_plots import GREY
 from effir.params import load_params
@@ -31,7 +32,7 @@ from stages.paths import CALIBRATION, DEV, EVAL, FULL
 
 DEPTH = 100
 UNCOMPRESSED = "uncompressed"
-ENGINES: Mapping[Engine, str] = {"torch": "PyTorch", "openvino": "OpenVINO int8"}
+ENGINES: Mapping[Backend, str] = {"torch": "PyTorch", "openvino": "OpenVINO int8"}
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 Row = Mapping[str, Any]
 
@@ -58,7 +59,7 @@ def main(
     sets = [Set("apidocs", EVAL / "apidocs", tokens), Set("apidocs-dev", DEV, tokens), *(Set(*each) for each in others)]
     _require_different("--set", [each.name for each in sets])
     _require_different("--model", [UNCOMPRESSED, SMALL, *(name for name, _ in named)])
-    entries = [(model, engine) for model in _models(named) for engine in get_args(Engine)]
+    entries = [(model, engine) for model in _models(named) for engine in ENGINES]
     collection = open_collection(EVAL / "apidocs")
     contents = [document.content for document in collection.documents()]
     documents = contents[:: max(1, len(contents) // count)][:count]
@@ -72,7 +73,7 @@ def main(
 
 
 def timed(
-    entries: Sequence[tuple[Model, Engine]], documents: Sequence[str], queries: Sequence[str], tokens: int, rounds: int
+    entries: Sequence[tuple[Model, Backend]], documents: Sequence[str], queries: Sequence[str], tokens: int, rounds: int
 ) -> dict[str, dict[str, list[float]]]:
     """Time all in turn, a process each: seconds of the documents and of the median query in each round."""
     workers = {f"{model.name} {engine}": Worker(model.timed(engine, tokens)) for model, engine in entries}
@@ -82,31 +83,25 @@ def timed(
     return seconds
 
 
-def quality(model: Model, engine: Engine, searched: Set) -> tuple[dict[str, float], dict[str, float]]:
-    """Return :func:`quality_of` a model, from an earlier run of the same code and bytes if that was killed."""
+def quality(model: Model, engine: Backend, searched: Set) -> dict[str, Any]:
+    """Return the content of `baselines/<set>.json` for a model.
+
+    What an earlier run of the same code and bytes measured is kept, in case it was killed.
+    """
     measured = f"{model.folder.name} {engine} {sha256_of(searched.folder)} {searched.tokens}"
     kept = state_dir("benchmarks") / f"quality-{text_digest(measured)[:16]}.json"
     if not kept.exists():
-        write_json(kept, quality_of(model.searching(engine, searched.tokens), open_collection(searched.folder)))
-    metrics, scores = read_json(kept)
-    return metrics, scores
-
-
-def quality_of(encoder: TextEncoder, collection: Collection) -> tuple[dict[str, float], dict[str, float]]:
-    """Search the whole set exactly; return the metrics of `metrics/<set>.json`, and nDCG@10 of each query."""
-    split = collection.evaluation_split()
-    asked = collection.queries(split)
-    names, contents = zip(*((document.id, document.content) for document in collection.documents()), strict=True)
-    index = faiss.IndexFlatIP((vectors := encoder.documents(list(contents))).shape[1])
-    index.add(vectors)
-    scores, rows = index.search(encoder.queries(list(asked.values())), DEPTH + 1)
-    run = {
-        query: {names[row]: float(score) for row, score in zip(*best, strict=True)}
-        for query, *best in zip(asked, rows, scores, strict=True)
-    }
-    found = evaluate_run(run, collection.qrels(split), collection.copies(split, run))
-    each = found.by_query("ndcg_at_10")
-    return summary(found, bootstrap_bounds(list(each.values()))), {q: round(s, 4) for q, s in each.items()}
+        collection, encoder = open_collection(searched.folder), model.searching(engine, searched.tokens)
+        split = collection.evaluation_split()
+        queries, entries = collection.queries(split), ((d.id, d.title, d.content) for d in collection.documents())
+        work = kept.with_suffix(".shards")
+        run = as_run(queries, search_corpus(entries, list(queries.values()), encoder, DEPTH + 1, work=work))
+        found = evaluate_run(run, collection.qrels(split), collection.copies(split, run))
+        evaluate = load_params().evaluate
+        write_json(kept, score_report(found, evaluate.bootstrap, evaluate.seed))
+        shutil.rmtree(work, ignore_errors=True)
+    report: dict[str, Any] = read_json(kept)
+    return report
 
 
 def front_plot(rows: Sequence[Row], sets: Sequence[str]) -> Figure:
@@ -142,7 +137,7 @@ def _panel(axes: Axes, name: str, rows: Sequence[Row]) -> list[Text]:
     return labels
 
 
-def _fill(engine: Engine) -> Any:
+def _fill(engine: Backend) -> Any:
     return "none" if engine == "torch" else "full"
 
 
@@ -158,13 +153,14 @@ def _models(named: Sequence[tuple[str, Path]]) -> Iterator[Model]:
 
 
 def _row(
-    model: Model, engine: Engine, sets: Sequence[Set], seconds: Mapping[str, Mapping[str, list[float]]], count: int
+    model: Model, engine: Backend, sets: Sequence[Set], seconds: Mapping[str, Mapping[str, list[float]]], count: int
 ) -> dict[str, Any]:
     found = {each.name: quality(model, engine, each) for each in sets}
-    shown = (f"{name} {metrics['ndcg_at_10']:.4f}" for name, (metrics, _) in found.items())
+    shown = (f"{name} {report['metrics']['ndcg_at_10']:.4f}" for name, report in found.items())
     click.echo(f"{model.name}, {ENGINES[engine]}: {', '.join(shown)}")
     own = seconds[f"{model.name} {engine}"]
-    first, small = (seconds[name]["documents"] for name in (f"{UNCOMPRESSED} torch", f"{SMALL} {engine}"))
+    others = (f"{UNCOMPRESSED} torch", f"{UNCOMPRESSED} {engine}", f"{SMALL} {engine}")
+    first, uncompressed, small = (seconds[name]["documents"] for name in others)
     return {
         "name": model.name,
         "engine": engine,
@@ -174,10 +170,11 @@ def _row(
         "seconds": own,
         "documents_per_second": count / statistics.median(own["documents"]),
         "document_speedup": ratio(first, own["documents"]),
+        "over_uncompressed": ratio(uncompressed, own["documents"]),
         "over_small": ratio(small, own["documents"]),
         "query_milliseconds": statistics.median(own["query"]) * 1e3,
-        "quality": {name: metrics for name, (metrics, _) in found.items()},
-        "scores": {name: scores for name, (_, scores) in found.items()},
+        "quality": {name: report["metrics"] for name, report in found.items()},
+        "scores": {name: report["ndcg_at_10"] for name, report in found.items()},
     }
 
 
@@ -199,6 +196,7 @@ def write(rows: Sequence[Row], sets: Sequence[Set], settings: Mapping[str, Any])
         "MB": lambda row: f"{row['bytes'] / 1e6:.0f}",
         "documents a second": lambda row: f"{row['documents_per_second']:.0f}",
         "over the uncompressed model in PyTorch": lambda row: times(row["document_speedup"]),
+        "over it in the same engine": lambda row: times(row["over_uncompressed"]),
         f"over {SMALL} in the same engine": lambda row: times(row["over_small"]),
         "query p50, ms": lambda row: f"{row['query_milliseconds']:.1f}",
         **{f"nDCG@10 {each.name}, {each.tokens} tokens": partial(_shown, each.name) for each in sets},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from benchmarks.contenders import minilm, usual
 from benchmarks.worker import Encode
-from effir.encoding.backends import BATCH_TOKENS, graph_of, open_encoder
+from effir.encoding.backends import BATCH_TOKENS, Backend, graph_of, open_encoder
 from effir.encoding.encoder import TextEncoder
 from effir.encoding.library import LibraryEncoder, open_library
 from effir.encoding.openvino import open_graph, save_graph, write_graph
@@ -30,7 +30,6 @@ from effir.params import load_params
 from effir.resume import code_digest
 from stages.settings import retriever_settings
 
-Engine = Literal["torch", "openvino"]
 SMALL = "all-MiniLM-L6-v2"
 
 
@@ -56,7 +55,7 @@ class Model:
     folder: Path
     ours: bool
 
-    def searching(self, engine: Engine, tokens: int) -> TextEncoder:
+    def searching(self, engine: Backend, tokens: int) -> TextEncoder:
         """Open it for searching, with texts truncated at ``tokens`` tokens.
 
         In PyTorch a decoder is computed in the precision ``auto``, all-MiniLM-L6-v2 in float32.
@@ -67,7 +66,7 @@ class Model:
             encoder = open_encoder(self.folder, "torch", "auto", BATCH_TOKENS)
         return truncating(encoder, tokens)
 
-    def timed(self, engine: Engine, tokens: int) -> Callable[[], tuple[Encode, Encode]]:
+    def timed(self, engine: Backend, tokens: int) -> Callable[[], tuple[Encode, Encode]]:
         """Return how a process of its own opens it for timing, as a user would: documents, and queries one by one."""
         if engine == "torch":
             return partial(usual if self.ours else minilm, self.folder, tokens)
@@ -79,7 +78,7 @@ class Model:
             return shape_of(transformer_of(self.folder)).parameters(embeddings=False)
         return open_library(self.folder, "float32").parameters_without_embeddings()
 
-    def weights(self, engine: Engine) -> int:
+    def weights(self, engine: Backend) -> int:
         """Count the bytes of the weights that an engine reads."""
         if engine == "torch":
             return bytes_on_disk(self.folder)

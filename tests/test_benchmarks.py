@@ -52,14 +52,8 @@ def test_padding_does_not_change_the_mean_of_a_text_of_the_small_encoder() -> No
 
 def test_the_front_of_small_encoders_goes_through_the_best_at_their_speed() -> None:
     def row(name: str, speed: float, ndcg: float) -> dict[str, object]:
-        quality = {"docs": {"ndcg_at_10": ndcg}}
-        return {
-            "name": name,
-            "engine": "openvino",
-            "ours": True,
-            "document_speedup": {"median": speed},
-            "quality": quality,
-        }
+        measured = {"document_speedup": {"median": speed}, "quality": {"docs": {"ndcg_at_10": ndcg}}}
+        return {"name": name, "engine": "openvino", "ours": True, **measured}
 
     figure = front_plot([row("slow", 1.0, 0.7), row("worse", 1.5, 0.5), row("fast", 4.0, 0.6)], ["docs"])
     (axes,) = figure.axes

@@ -4,8 +4,8 @@ Made of documentation that pinned wheels carry: no download beyond a package ind
 A document is a function, class or method: qualified name, signature, docstring **without its summary sentence**.
 A query is such a summary sentence; its own document has grade 2, the neighbours under "See Also" grade 1.
 Whole packages are held out. The small parts are for a pipeline of a minute: their metrics only show that it runs. The
-large part has 2.8 times the queries of ``train``, for trainings that would read those many times. Of its queries one is
-a query of the dev part and one of the test part too, the same two as in ``train``.
+large part has 2.8 times the queries of ``train``, for trainings that would read those many times. Two of its queries
+are also in the evaluation, one in dev and one in test, as in ``train``.
 
 JAX stays out of training on purpose: it re-implements, and names, half of what the test part documents.
 """

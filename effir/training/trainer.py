@@ -89,7 +89,7 @@ def fit(model: SentenceTransformer, examples: Sequence[Example], loss: nn.Module
 
     Returns the loss curve, the part before a kill included. Every batch comes from one part of a mixture, because
     documents of another kind are too easy as negatives. Parts are drawn in proportion to their examples. Prints a
-    warning if the loss did not fall; EffirError if it, or a weight, is not finite.
+    warning if the loss did not fall; EffirError if the loss or a weight is not finite.
     """
     schedule, logging = job.schedule, _Logging(job.log, job.schedule)
     parts = by_part(examples, schedule.batch_size)
@@ -123,7 +123,7 @@ def stood_still(curve: Curve) -> bool:
     >>> stood_still(rows), stood_still(rows[:5]), stood_still(rows[:4])
     (False, True, False)
     """
-    losses, count = [row["loss"] for row in curve], len(curve) // 4
+    losses, count = [row["loss"] for row in curve], max(1, len(curve) // 4)
     return bool(curve) and curve[-1]["step"] >= STEPS_THAT_TELL and sum(losses[-count:]) >= sum(losses[:count])
 
 

@@ -129,7 +129,9 @@ def test_the_table_of_pipeline_runs_is_sorted_by_quality(ui: Ui) -> None:
 @needs_browser
 def test_the_charts_compare_quality_size_and_speed(ui: Ui) -> None:
     open_charts(ui.browser, ui.table)
-    shows(ui.browser, "apidocs/ndcg_at_10", "cost/kept_share", "cost/document_speedup")
+    charts = ("apidocs/ndcg_at_10", "cost/kept_share", "cost/document_speedup")
+    page = shows(ui.browser, *charts)
+    assert all(page.splitlines().count(chart) >= 1 for chart in charts)  # each is the title of a chart, on a line alone
 
 
 @needs_browser
